@@ -1,0 +1,38 @@
+"""Fixtures that several test folders share."""
+
+import os
+
+# Before anything imports TensorFlow or matplotlib.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Scikit-learn's digits: 1,437 training and 360 test images of shape (8, 8, 1) in 0 … 1."""
+    from tfcompress import datasets
+
+    return datasets.load("digits")
+
+
+@pytest.fixture
+def tiny_cnn() -> Callable:
+    """Return a builder of a small convolutional classifier with batch normalisation."""
+    import keras
+
+    def build(input_shape=(8, 8, 1), classes=10, filters=4, seed=0):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input(input_shape, name="image")
+        x = keras.layers.Conv2D(filters, 3, padding="same", name="conv")(inputs)
+        x = keras.layers.BatchNormalization(name="bn")(x)
+        x = keras.layers.ReLU(name="relu")(x)
+        x = keras.layers.MaxPooling2D(name="pool")(x)
+        x = keras.layers.Flatten(name="flatten")(x)
+        x = keras.layers.Dense(classes, name="logits")(x)
+        return keras.Model(inputs, keras.layers.Softmax(name="probabilities")(x), name="tiny_cnn")
+
+    return build

@@ -1,0 +1,69 @@
+"""tfcompress: quantization-aware training, pruning and faithful TFLite export for Keras 3.
+
+Public names are imported when they are first used, so that `import tfcompress` costs nothing and
+the commands that only read a `.tflite` file load neither Keras nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfcompress.evaluation import Report as Report
+    from tfcompress.evaluation import compare as compare
+    from tfcompress.export import Artifact as Artifact
+    from tfcompress.export import convert as convert
+    from tfcompress.export import export as export
+    from tfcompress.export import inspect_file as inspect_file
+    from tfcompress.export import strip as strip
+    from tfcompress.plan import Plan as Plan
+    from tfcompress.plan import plan as plan
+    from tfcompress.quantization import Scheme as Scheme
+    from tfcompress.quantization import quantize_aware as quantize_aware
+    from tfcompress.recipe import Recipe as Recipe
+    from tfcompress.recipe import run as run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "tfcompress.export.artifact",
+    "Plan": "tfcompress.plan",
+    "Recipe": "tfcompress.recipe",
+    "Report": "tfcompress.evaluation",
+    "Scheme": "tfcompress.quantization.schemes",
+    "compare": "tfcompress.evaluation",
+    "convert": "tfcompress.export",
+    "export": "tfcompress.export",
+    "inspect_file": "tfcompress.export.inspection",
+    "plan": "tfcompress.plan",
+    "quantize_aware": "tfcompress.quantization",
+    "run": "tfcompress.recipe",
+    "strip": "tfcompress.export",
+}
+_MODULES = ("callbacks", "datasets", "evaluation", "graph", "pruning", "quantization", "recipe")
+
+__all__ = [*_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"tfcompress.{name}")
+    raise AttributeError(f"module 'tfcompress' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps the functions `export` and `plan` from being hidden by the modules of those names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a submodule binds it in its parent, here over the function.
+        if name in _HOMES and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
