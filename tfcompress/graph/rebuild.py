@@ -1,0 +1,127 @@
+"""Making new Keras models out of a flat graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfcompress.graph.flat import Graph, Node, Tensor
+
+
+class LayerCopies:
+    """Copies of a graph's layers, one for each layer however often it is called.
+
+    Copies keep the layer's name where it is unique in the flat graph, and take the path through the
+    nested models where it is not. Weights are copied by `copy_weights` once the new model is built.
+
+    Args:
+        graph: The graph whose operations are copied.
+        dtype: Dtype policy for the copies. Defaults to None: those of the originals.
+    """
+
+    def __init__(self, graph: Graph, dtype: str | None = None) -> None:
+        self._dtype = dtype
+        self._names = unique_names(graph)
+        self._copies: dict[int, keras.Operation] = {}
+        self._pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+
+    def name(self, node: Node) -> str:
+        """The name of a node's operation in the new model."""
+        return self._names[id(node.operation)]
+
+    def copy(self, node: Node) -> keras.Operation:
+        """The copy of a node's operation, made at the first call."""
+        operation = node.operation
+        if id(operation) not in self._copies:
+            config = {**operation.get_config(), "name": self.name(node)}
+            if self._dtype is not None and isinstance(operation, keras.layers.Layer):
+                config["dtype"] = self._dtype
+            copy = type(operation).from_config(config)
+            self._copies[id(operation)] = copy
+            if isinstance(operation, keras.layers.Layer):
+                self._pairs.append((operation, copy))
+        return self._copies[id(operation)]
+
+    def copy_weights(self) -> None:
+        """Give every copied layer the values of its original.
+
+        Raises:
+            ValueError: If a copy does not have the same variables as its original.
+        """
+        for original, copy in self._pairs:
+            copy_variables(original, copy)
+
+
+def copy_variables(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Assign the values of all variables of `original` to those of `copy`, in order.
+
+    Raises:
+        ValueError: If the two do not have the same variables.
+    """
+    if len(original.variables) != len(copy.variables):
+        raise ValueError(
+            f"The layer '{original.name}' ({type(original).__name__}) cannot be copied: its "
+            f"`get_config` makes a layer with {len(copy.variables)} variables instead of "
+            f"{len(original.variables)}."
+        )
+    for source, target in zip(original.variables, copy.variables, strict=True):
+        target.assign(source.value)
+    copy.trainable = original.trainable
+
+
+def unique_names(graph: Graph) -> dict[int, str]:
+    """Names for all operations of a graph, unique in one flat model, by `id(operation)`."""
+    paths: dict[int, str] = {}
+    for node in graph.nodes:
+        paths.setdefault(id(node.operation), node.name.split("@")[0])
+    leaves = [path.rsplit("/", 1)[-1] for path in paths.values()]
+    names: dict[int, str] = {}
+    taken = {tensor.name for tensor in graph.inputs}
+    for key, path in paths.items():
+        leaf = path.rsplit("/", 1)[-1]
+        name = leaf if leaves.count(leaf) == 1 else path.replace("/", "_")
+        candidate, number = name, 1
+        while candidate in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate)
+        names[key] = candidate
+    return names
+
+
+def make_inputs(graph: Graph) -> dict[Tensor, keras.KerasTensor]:
+    """New symbolic inputs like those of the graph."""
+    return {
+        tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        for tensor in graph.inputs
+    }
+
+
+def fill(structure: Any, values: dict[Tensor, Any]) -> Any:
+    """Replace the graph's tensors in a structure of arguments by their values."""
+    return keras.tree.map_structure(lambda x: values[x] if isinstance(x, Tensor) else x, structure)
+
+
+def rebuild(
+    graph: Graph,
+    call: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any],
+    name: str | None = None,
+) -> keras.Model:
+    """Make a Functional model by running a graph on new symbolic inputs.
+
+    Args:
+        graph: The graph to run.
+        call: `call(node, args, kwargs)` returns the node's outputs; the arguments hold Keras
+            tensors.
+        name: Name of the model. Defaults to that of the model that the graph was read from.
+
+    Returns:
+        A Functional model with the inputs and outputs of the graph.
+    """
+    values: dict[Tensor, Any] = dict(make_inputs(graph))
+    inputs = fill(graph.input_structure, values)
+    for node in graph.nodes:
+        outputs = call(node, fill(node.args, values), fill(node.kwargs, values))
+        values.update(zip(node.outputs, keras.tree.flatten(outputs), strict=True))
+    return keras.Model(inputs, fill(graph.output_structure, values), name=name or graph.model.name)
