@@ -1,0 +1,4 @@
+"""Callbacks for `model.fit`: each drives one compression technique."""
+
+from tfcompress.callbacks.magnitude_pruning import MagnitudePruning as MagnitudePruning
+from tfcompress.callbacks.quantization_schedule import QuantizationSchedule as QuantizationSchedule

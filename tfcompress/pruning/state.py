@@ -1,0 +1,316 @@
+"""The masks and the step counter of a model that is being, or has been, pruned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+# Not exported by Keras, but the only way to have an object saved with a model that is no layer: a
+# layer would change the model's weights, summary and file, and plain Keras could not load it.
+from keras.src.saving.keras_saveable import KerasSaveable
+
+from tfcompress.pruning.masks import count_true
+from tfcompress.pruning.targets import PruningTarget, prunable_weights
+
+_ATTRIBUTE = "_tfcompress_pruning"
+
+
+class Mask:
+    """Which entries of one weight are pruned.
+
+    Attributes:
+        name: Name of the layer and of the weight, such as `"conv1/kernel"`.
+        layer: The layer that owns the weight.
+        variable: The weight, a `keras.Variable`.
+        value: Boolean `keras.Variable` of the weight's shape; False where the weight is pruned.
+        pruned: Number of pruned entries.
+    """
+
+    def __init__(self, target: PruningTarget) -> None:
+        self.name = target.name
+        self.layer_name = target.layer_name
+        self.layer = target.layer
+        self.variable = target.variable
+        self.value = keras.Variable(
+            np.ones(target.variable.shape, bool), trainable=False, dtype="bool", name="pruning_mask"
+        )
+        self.pruned = 0
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.variable.shape)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the entries that are pruned."""
+        return self.pruned / self.size
+
+    def assign(self, value: Any, pruned: int | None = None) -> None:
+        """Set the mask.
+
+        Args:
+            value: Boolean array or tensor of the weight's shape.
+            pruned: How many entries are False; counted if None.
+        """
+        self.value.assign(value)
+        self.pruned = self.size - count_true(self.value.value) if pruned is None else pruned
+
+    def masked(self, value: Any) -> Any:
+        """`value` with 0 where pruned, which a product is not where the value is not finite."""
+        # TensorFlow hands a constraint the Keras variable itself.
+        tensor = value.value if isinstance(value, keras.Variable) else value
+        return ops.where(self.value.value, tensor, ops.zeros((), dtype=tensor.dtype))
+
+    def apply(self) -> None:
+        """Set the pruned entries of the weight to zero."""
+        if self.pruned:
+            self.variable.assign(self.masked(self.variable.value))
+
+    def regrown(self) -> int:
+        """How many pruned entries of the weight are not zero."""
+        pruned = ops.logical_not(self.value.value)
+        return count_true(ops.logical_and(pruned, self.variable.value != 0))
+
+    def zeros(self) -> int:
+        """How many entries of the weight are zero, pruned or not."""
+        return count_true(self.variable.value == 0)
+
+    def numpy(self) -> np.ndarray:
+        """The mask as a boolean NumPy array of the weight's shape."""
+        array: np.ndarray = np.asarray(ops.convert_to_numpy(self.value), bool)
+        return array
+
+    def __repr__(self) -> str:
+        return f"<Mask {self.name}, {self.pruned} of {self.size} pruned>"
+
+
+class PruningState(KerasSaveable):
+    """Masks and step counter of a pruned model, saved and restored together with its weights.
+
+    It hangs on the model, which saves it in `.keras` and `.weights.h5` files beside the weights:
+    such files still load in plain Keras, which ignores the addition. It is no layer: the model's
+    weights, layers and summary stay what they were.
+
+    Attributes:
+        step: Number of training steps that the pruning schedule has seen.
+        last_update: Step of the last update of the masks; -1 before the first.
+        begin: Step at which pruning began; -1 before that is settled.
+        masks: One `Mask` a weight, in the order of the model's weights.
+        restored: Whether this state was read from a file since the flag was last cleared.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.step = 0
+        self.last_update = -1
+        self.begin = -1
+        self.restored = False
+        self._masks: dict[int, Mask] = {}
+        # The position among the model's weights names a mask in a file: unlike the names of
+        # layers it is the same in every process that builds the model.
+        self._variables: tuple[keras.Variable, ...] = tuple(model.weights)
+        targets, skipped = prunable_weights(model)
+        self._targets: dict[int, PruningTarget] = {id(t.variable): t for t in targets}
+        for entry in skipped:
+            if entry.variable is not None:
+                self._targets[id(entry.variable)] = PruningTarget(
+                    entry.name, entry.layer, entry.variable
+                )
+        self._scope = getattr(model, "distribute_strategy", None)
+
+    @property
+    def masks(self) -> list[Mask]:
+        """One `Mask` a weight, in the order of the model's weights."""
+        return [self._masks[id(v)] for v in self._variables if id(v) in self._masks]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of pruned entries in all masked weights; 0 without masks."""
+        size = sum(mask.size for mask in self.masks)
+        return sum(mask.pruned for mask in self.masks) / size if size else 0.0
+
+    def mask_for(self, variable: keras.Variable) -> Mask | None:
+        """The mask of a weight; None if it has none."""
+        return self._masks.get(id(variable))
+
+    def require(self, targets: Iterable[PruningTarget]) -> list[Mask]:
+        """The masks of these weights; those that are missing start with nothing pruned."""
+        return [self._require(target) for target in targets]
+
+    def belongs_to(self, model: keras.Model) -> bool:
+        """Whether the state was made for the weights that the model has now."""
+        return [id(v) for v in self._variables] == [id(v) for v in model.weights]
+
+    def adopt(self, other: PruningState) -> None:
+        """Take over the masks of another state that are of this model's weights."""
+        for mask in other.masks:
+            if id(mask.variable) in self._targets:
+                self._masks[id(mask.variable)] = mask
+
+    def apply(self) -> None:
+        """Set every pruned entry of every weight to zero."""
+        for mask in self.masks:
+            mask.apply()
+
+    def reset(self) -> None:
+        """Forget the steps; nothing is pruned any more. The weights stay as they are."""
+        self.step, self.last_update, self.begin = 0, -1, -1
+        for mask in self.masks:
+            if mask.pruned:
+                mask.assign(np.ones(mask.variable.shape, bool), 0)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the counters and the masks, one bit an entry, into a weights file."""
+        store["step"] = np.int64(self.step)
+        store["last_update"] = np.int64(self.last_update)
+        store["begin"] = np.int64(self.begin)
+        for index, mask in self._indexed_masks():
+            store[f"mask_{index}"] = np.packbits(mask.numpy().reshape(-1))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what `save_own_variables` wrote.
+
+        A file without pruning state brings weights that no mask describes, so it resets the state.
+
+        Raises:
+            ValueError: If the file holds a mask that fits none of the model's weights.
+        """
+        entries = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+        self.reset()
+        if "step" not in entries:
+            return
+        self.step = int(entries["step"])
+        self.last_update = int(entries["last_update"])
+        self.begin = int(entries["begin"])
+        for key, packed in entries.items():
+            if key.startswith("mask_"):
+                self._load_mask(int(key.removeprefix("mask_")), packed)
+        self.restored = True
+
+    def _load_mask(self, index: int, packed: np.ndarray) -> None:
+        variable = self._variables[index] if index < len(self._variables) else None
+        target = self._targets.get(id(variable))
+        if target is None or packed.size != math.ceil(target.size / 8):
+            known = target.name if target is not None else "none"
+            raise ValueError(
+                "The file's pruning masks do not fit this model: it was saved from another "
+                f"architecture. Received: a mask of {packed.size * 8} entries for weight number "
+                f"{index} ({known}) of model with {len(self._variables)} weights"
+            )
+        bits = np.unpackbits(packed, count=target.size).astype(bool)
+        self._require(target).assign(bits.reshape(tuple(target.variable.shape)))
+
+    def _require(self, target: PruningTarget) -> Mask:
+        key = id(target.variable)
+        if key not in self._masks:
+            if self._scope is not None:
+                # Under a distribution strategy each replica then has its own copy of the mask.
+                with self._scope.scope():
+                    self._masks[key] = Mask(target)
+            else:
+                self._masks[key] = Mask(target)
+        return self._masks[key]
+
+    def _indexed_masks(self) -> Iterator[tuple[int, Mask]]:
+        for index, variable in enumerate(self._variables):
+            if id(variable) in self._masks:
+                yield index, self._masks[id(variable)]
+
+    def _obj_type(self) -> str:
+        # Keras' saving walk accepts only its own kinds; this one saves nothing further by itself.
+        return "Operation"
+
+    def __repr__(self) -> str:
+        return (
+            f"<PruningState step={self.step}, {len(self.masks)} masks, "
+            f"sparsity={self.sparsity:.4f}>"
+        )
+
+
+def find_state(model: keras.Model) -> PruningState | None:
+    """The pruning state of a model that was trained with `MagnitudePruning`.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        The state; None if the model was never pruned in this process, or its weights were replaced
+        by those of a model that was not.
+
+    Example:
+
+    ```python
+    for mask in find_state(model).masks:
+        print(mask.name, mask.sparsity)
+    ```
+    """
+    state = getattr(model, _ATTRIBUTE, None)
+    return state if isinstance(state, PruningState) else None
+
+
+def attach_state(model: keras.Model, targets: Sequence[PruningTarget] = ()) -> PruningState:
+    """Give a model a pruning state, or return the one it has.
+
+    From then on saving the model, or its weights, saves the state, and loading weights restores it.
+
+    Args:
+        model: A built model.
+        targets: Weights that are to have a mask. Nothing is pruned in new masks.
+
+    Returns:
+        The state.
+
+    Raises:
+        ValueError: If the model is not built.
+    """
+    state = find_state(model)
+    if state is None or not state.belongs_to(model):
+        earlier, state = state, PruningState(model)
+        if earlier is not None:
+            state.adopt(earlier)
+        setattr(model, _ATTRIBUTE, state)
+    state.require(targets)
+    return state
+
+
+def detach_state(model: keras.Model) -> None:
+    """Forget a model's masks, so that its weights count as dense. The weights stay as they are."""
+    if find_state(model) is not None:
+        delattr(model, _ATTRIBUTE)
+
+
+def apply_masks(model: keras.Model, repair: bool = False) -> PruningState | None:
+    """Check that a pruned model's weights are zero where its masks say so.
+
+    Args:
+        model: A Keras model, pruned or not.
+        repair: Set weights that are not zero back to zero instead of raising. Defaults to `False`.
+
+    Returns:
+        The pruning state, whose masks and weights agree; None if the model has none.
+
+    Raises:
+        ValueError: If pruned weights are not zero and `repair` is False: applying the masks would
+            change what the model computes.
+    """
+    state = find_state(model)
+    if state is None:
+        return None
+    regrown = {mask.name: mask.regrown() for mask in state.masks}
+    changed = {name: count for name, count in regrown.items() if count}
+    if changed and not repair:
+        listed = ", ".join(f"{name}: {count}" for name, count in list(changed.items())[:8])
+        raise ValueError(
+            f"{sum(changed.values())} pruned weights are not zero any more ({listed}). The model "
+            "was trained, or given other weights, without its masks. Train it with "
+            "`MagnitudePruning`, or call `tfcompress.pruning.apply_masks(model, repair=True)` to "
+            "zero them again, or `tfcompress.pruning.detach_state(model)` to keep them."
+        )
+    if changed:
+        state.apply()
+    return state

@@ -1,0 +1,160 @@
+"""Turning `begin`, `end` and `frequency` into training steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+# Enough updates for a cubic schedule to be smooth; more often than every 100 steps gains nothing
+# in long trainings (Zhu and Gupta 2017 use 100 to 1000).
+_MIN_UPDATES = 25
+_MAX_FREQUENCY = 100
+
+
+@dataclass(frozen=True)
+class PruningTimetable:
+    """The steps at which masks are updated.
+
+    Attributes:
+        begin: Step of the first update: pruning starts after that many training steps.
+        end: Step of the last update, which sets the final sparsity.
+        frequency: Steps from one update to the next.
+        total: Planned number of training steps; None if the data does not say.
+    """
+
+    begin: int
+    end: int
+    frequency: int
+    total: int | None
+
+    def due(self, step: int, last_update: int, steps: int = 1) -> bool:
+        """Whether masks must be updated before the training goes on.
+
+        Args:
+            step: Number of training steps done.
+            last_update: Step of the last update; -1 before the first.
+            steps: Number of training steps until the next chance to update.
+        """
+        if self.is_final(step, steps):
+            return last_update < self.end
+        return step >= self.begin and self.last_due(step) > last_update
+
+    def is_final(self, step: int, steps: int = 1) -> bool:
+        """Whether the final sparsity is due, at the latest before the last training step.
+
+        What is validated and saved after the last step then has the final sparsity.
+        """
+        return step >= self.end or (self.total is not None and step + steps >= self.total)
+
+    def last_due(self, step: int) -> int:
+        """The last step up to `step` at which an update was due; -1 if none was."""
+        if step < self.begin:
+            return -1
+        if step >= self.end:
+            return self.end
+        return self.begin + (step - self.begin) // self.frequency * self.frequency
+
+    def progress(self, step: int) -> float:
+        """Share of the way from begin to end, in [0, 1]."""
+        return min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
+
+    def starting_at(self, step: int) -> PruningTimetable:
+        """The same timetable for a training that prunes from `step` on.
+
+        Raises:
+            ValueError: If that leaves no step to prune in.
+        """
+        if step <= self.begin:
+            return self
+        if step >= self.end:
+            raise ValueError(
+                f"Pruning would end at step {self.end}, but this training of a dense model starts "
+                f"at step {step}. Give an `end` after that, or set `initial_epoch=0`."
+            )
+        return replace(self, begin=step)
+
+    def with_total(self, total: int) -> PruningTimetable:
+        """The same timetable for a training whose length has become known."""
+        return replace(self, total=total)
+
+
+def check_moment(name: str, value: object) -> None:
+    """Check a `begin` or `end`.
+
+    Raises:
+        ValueError: If it is neither a step, an int of at least 0, nor a share of the training, a
+            float in [0, 1].
+    """
+    valid = not isinstance(value, bool) and (
+        (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
+    )
+    if not valid:
+        raise ValueError(
+            f"`{name}` must be a training step (an int of at least 0) or a share of the training "
+            f"(a float in [0, 1]). Received: {name}={value!r}"
+        )
+
+
+def make_timetable(
+    begin: int | float,
+    end: int | float,
+    frequency: int | None,
+    epochs: int | None,
+    steps_per_epoch: int | None,
+) -> PruningTimetable:
+    """Resolve shares of the training and check that the schedule fits into it.
+
+    Args:
+        begin: Step (int) or share of the training (float) at which pruning starts.
+        end: Step or share at which the final sparsity is reached.
+        frequency: Steps between updates; None for every 100 steps, or more often if that would
+            be under 25 updates.
+        epochs: Planned number of epochs, those already done included; None if unknown.
+        steps_per_epoch: Training steps in an epoch; None if unknown.
+
+    Returns:
+        The timetable.
+
+    Raises:
+        ValueError: If the schedule ends before it begins or after the training, or is given in
+            shares of a training whose length is unknown.
+    """
+    total = epochs * steps_per_epoch if epochs and steps_per_epoch else None
+    first = _step("begin", begin, total)
+    last = _step("end", end, total)
+    length = (
+        f"The training has {total} steps ({epochs} epochs of {steps_per_epoch})."
+        if total is not None
+        else ""
+    )
+    if total is not None and first >= total:
+        raise ValueError(
+            f"Pruning would begin after the training: `begin` is step {first}. {length} "
+            f"Received: begin={begin!r}"
+        )
+    if total is not None and last > total:
+        raise ValueError(
+            f"Pruning would end after the training, so the final sparsity would not be reached: "
+            f"`end` is step {last}. {length} Train longer or end earlier. Received: end={end!r}"
+        )
+    if first >= last:
+        raise ValueError(
+            f"Pruning would end before it begins: `begin` is step {first}, `end` is step {last}. "
+            f"{length} Received: begin={begin!r}, end={end!r}".replace("  ", " ")
+        )
+    if frequency is None:
+        frequency = max(1, min(_MAX_FREQUENCY, (last - first) // _MIN_UPDATES))
+    return PruningTimetable(first, last, frequency, total)
+
+
+def _step(name: str, value: int | float, total: int | None) -> int:
+    if isinstance(value, int):
+        return value
+    if value == 0.0:
+        return 0
+    if total is None:
+        raise ValueError(
+            f"`{name}` is a share of the training, whose length is unknown: the data does not say "
+            "how many batches it has. Give `begin` and `end` in steps (ints), or pass "
+            f"`steps_per_epoch` to `fit`. Received: {name}={value!r}"
+        )
+    return round(value * total)
