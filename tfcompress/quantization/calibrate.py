@@ -1,0 +1,44 @@
+"""Setting activation ranges from sample data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.datasets.calibration import calibration_samples
+from tfcompress.graph import keras_internals
+from tfcompress.graph.model_inputs import call_flat, model_inputs
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer, calibration_of
+from tfcompress.quantization.quantized_layer import QuantizedLayer
+
+
+def quantizers_of(model: keras.Model) -> list[ActivationQuantizer]:
+    """All activation quantizers of a model, those inside wrappers too."""
+    layers = keras_internals.flat_sublayers(model)
+    return [layer for layer in layers if isinstance(layer, ActivationQuantizer)]
+
+
+def wrappers_of(model: keras.Model) -> list[QuantizedLayer]:
+    """All quantized layers of a model."""
+    layers = keras_internals.flat_sublayers(model)
+    return [layer for layer in layers if isinstance(layer, QuantizedLayer)]
+
+
+def calibrate(model: keras.Model, data: Any, batch_size: int = 32) -> None:
+    """Widen the activation ranges of a quantization-aware model to what sample data show.
+
+    Args:
+        model: A model made by `quantize_aware`.
+        data: Samples, in any form that `quantize_aware` takes as `calibration`.
+        batch_size: Samples in a batch. Defaults to 32.
+
+    Raises:
+        ValueError: If the data do not fit the model's inputs.
+    """
+    specs = model_inputs(model)
+    samples = calibration_samples(data, [(name, shape[1:], dtype) for name, shape, dtype in specs])
+    count = len(next(iter(samples.values())))
+    with calibration_of(quantizers_of(model)):
+        for start in range(0, count, batch_size):
+            call_flat(model, [samples[name][start : start + batch_size] for name, _, _ in specs])

@@ -1,0 +1,199 @@
+"""Turning a float model into one that trains and predicts as LiteRT's integer kernels compute."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.graph import Graph, Node, Tensor, flatten
+from tfcompress.graph.rebuild import LayerCopies, fill, make_inputs
+from tfcompress.pruning.state import find_state
+from tfcompress.quantization import schemes
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.calibrate import calibrate
+from tfcompress.quantization.placement import Placement, RangeGroup
+from tfcompress.quantization.plan import quantization_rows
+from tfcompress.quantization.quantized_layer import QuantizedLayer
+from tfcompress.quantization.rules import Role
+
+
+def quantize_aware(
+    model: keras.Model,
+    scheme: str | schemes.Scheme = "int8",
+    calibration: Any = None,
+    verbose: bool = True,
+) -> keras.Model:
+    """Make a copy of a model that is trained, evaluated and exported as an integer model.
+
+    The copy is an ordinary Keras model: compile and fit it as any other. Weight-bearing layers are
+    wrapped, and quantizers stand where LiteRT quantizes activations. The zeros of a pruned model
+    stay zeros. What is left in float is printed with the reason.
+
+    Args:
+        model: A built Keras model: Sequential, Functional, nested, or subclassed with a `call` that
+            can be traced. It stays as it is: the float baseline.
+        scheme: A scheme or its name. Defaults to `"int8"`.
+        calibration: Samples from which the activation ranges start: an array of shape
+            `(samples, ...)`, a dict of arrays, a `tf.data.Dataset` or any iterable of batches.
+            Defaults to None: ranges start with the first training batch.
+        verbose: Whether to print a summary of the plan. Defaults to True.
+
+    Returns:
+        A Functional model with the inputs and outputs of `model`, not compiled.
+
+    Raises:
+        ValueError: If `model` is not built or cannot be traced, is already quantization-aware, the
+            scheme is not known, or the calibration data do not fit the inputs.
+
+    Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference".
+
+    Example:
+
+    ```python
+    qat = tfcompress.quantize_aware(model, "int8", calibration=x_train[:256])
+    qat.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    qat.fit(x_train, y_train, epochs=2)
+    artifact = tfcompress.export(qat, "model.tflite")
+    ```
+    """
+    scheme = schemes.get(scheme)
+    graph = flatten(model)
+    if any(isinstance(node.operation, ActivationQuantizer) for node in graph.nodes):
+        raise ValueError(
+            f"The model '{model.name}' is quantization-aware already. Give the float model it "
+            "was made from, or `tfcompress.strip` it first."
+        )
+    placement = Placement(graph)
+    instrumented = _Instrumenter(graph, placement, scheme, kernel_masks(model)).build()
+    if calibration is not None:
+        calibrate(instrumented, calibration)
+    if verbose:
+        print(quantization_rows(graph, placement, scheme).summary())
+    return instrumented
+
+
+def kernel_masks(model: keras.Model) -> dict[int, np.ndarray]:
+    """Masks of the pruned kernels of a model, by `id(variable)`.
+
+    Masks come from the model's pruning state. Without one (a model that was saved and loaded), a
+    kernel that holds zeros among other values is taken as pruned: training leaves no exact zeros.
+    """
+    state = find_state(model)
+    if state is not None:
+        return {id(mask.variable): mask.numpy() for mask in state.masks if mask.pruned}
+    masks = {}
+    for variable in model.trainable_variables:
+        if len(variable.shape) < 2:
+            continue
+        nonzero = ops.convert_to_numpy(variable) != 0
+        if nonzero.any() and not nonzero.all():
+            masks[id(variable)] = nonzero
+    return masks
+
+
+class _Instrumenter:
+    """Builds the instrumented model from a placement."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        placement: Placement,
+        scheme: schemes.Scheme,
+        masks: dict[int, np.ndarray],
+    ) -> None:
+        self.graph = graph
+        self.placement = placement
+        self.scheme = scheme
+        self.masks = masks
+        self.copies = LayerCopies(graph)
+        self._wrappers: dict[int, QuantizedLayer] = {}
+        self._quantizers: dict[RangeGroup | None, ActivationQuantizer] = {}
+        self._names: set[str] = set()
+        # What a reader gets for a tensor: by tensor, or by (reader, tensor) where requantized.
+        self._values: dict[Any, Any] = {}
+
+    def build(self) -> keras.Model:
+        inputs = make_inputs(self.graph)
+        self._values.update(inputs)
+        for unit in self.placement.schedule():
+            if isinstance(unit, RangeGroup):
+                self._quantize(unit)
+            else:
+                self._run(unit)
+        model = keras.Model(
+            fill(self.graph.input_structure, inputs),
+            fill(self.graph.output_structure, self._values),
+            name=self.graph.model.name,
+        )
+        self.copies.copy_weights()
+        self._set_masks()
+        return model
+
+    def _run(self, node: Node) -> None:
+        values = {
+            tensor: self._values.get((node, tensor), self._values.get(tensor))
+            for tensor in node.inputs
+        }
+        operation = self._operation(node)
+        outputs = operation(*fill(node.args, values), **fill(node.kwargs, values))
+        if self.placement.rules[node].rounds(node):
+            group = self.placement.group_of(node.outputs[0])
+            if group in self._quantizers:
+                outputs = self._quantizers[group](outputs, follows=True)
+        self._values.update(zip(node.outputs, keras.tree.flatten(outputs), strict=True))
+
+    def _operation(self, node: Node) -> Any:
+        rule = self.placement.rules[node]
+        if self.placement.roles[node] is Role.FLOAT or not rule.wraps(node):
+            return self.copies.copy(node)
+        key = id(node.operation)
+        if key not in self._wrappers:
+            kernels = [kernel for kernel, _ in rule.kernels(node.operation)]
+            self._wrappers[key] = QuantizedLayer(
+                self.copies.copy(node),
+                weight_bits=self.scheme.weight_bits,
+                inner=rule.inner_quantizers(node),
+                masked=[id(kernel) in self.masks for kernel in kernels],
+                folded=node in self.placement.folded,
+                name=self.copies.name(node),
+            )
+        return self._wrappers[key]
+
+    def _quantize(self, group: RangeGroup) -> None:
+        quantizer = ActivationQuantizer(
+            fixed_range=group.fixed_range,
+            bits=self.scheme.activation_bits,
+            requantized=[i for i, m in enumerate(group.members) if m.reader is not None],
+            name=self._quantizer_name(group),
+        )
+        self._quantizers[group] = quantizer
+        tensors = [self._values[member.tensor] for member in group.members]
+        outputs = [quantizer(tensors[0])] if len(tensors) == 1 else quantizer(tensors)
+        for member, output in zip(group.members, outputs, strict=True):
+            key: Tensor | tuple[Node, Tensor] = member.tensor
+            if member.reader is not None:
+                key = (member.reader, member.tensor)
+            self._values[key] = output
+
+    def _quantizer_name(self, group: RangeGroup) -> str:
+        base = re.sub(r"[^A-Za-z0-9_.\\>-]", "_", group.name) + "_quantizer"
+        name, number = base, 1
+        while name in self._names:
+            name, number = f"{base}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def _set_masks(self) -> None:
+        for node in self.graph.nodes:
+            wrapper = self._wrappers.get(id(node.operation))
+            if wrapper is None:
+                continue
+            kernels = [kernel for kernel, _ in wrapper.rule.kernels(node.operation)]
+            for kernel, mask in zip(kernels, wrapper.masks, strict=True):
+                if mask is not None:
+                    mask.assign(self.masks[id(kernel)])

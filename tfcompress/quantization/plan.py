@@ -1,0 +1,141 @@
+"""The rows that quantization contributes to a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.graph import Graph, Node, Tensor, UntraceableModelError, flatten
+from tfcompress.graph.weights import Weight, weights_of
+from tfcompress.plan import Plan, PlanRow
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.placement import Placement
+from tfcompress.quantization.quantized_layer import QuantizedLayer
+from tfcompress.quantization.rules import Role, rule_of
+from tfcompress.quantization.rules.channel_affine import ChannelAffineRule
+from tfcompress.quantization.schemes import Scheme
+
+TECHNIQUE = "quantize"
+
+
+def plan_quantization(model: keras.Model, scheme: Scheme) -> Plan:
+    """What `quantize_aware(model, scheme)` would do to every tensor.
+
+    A model whose `call` cannot be traced gets a plan in which every weight is left out.
+    """
+    try:
+        graph = flatten(model)
+    except UntraceableModelError as error:
+        rows = [
+            PlanRow(
+                weight.name,
+                weight.layer,
+                type(weight.owner).__name__,
+                "weight",
+                tuple(weight.variable.shape),
+                skipped={TECHNIQUE: str(error)},
+            )
+            for weight in weights_of(model)
+        ]
+        return Plan(model.name, tuple(rows))
+    return quantization_rows(graph, Placement(graph), scheme)
+
+
+def quantization_rows(graph: Graph, placement: Placement, scheme: Scheme) -> Plan:
+    """One row for each weight and activation of a graph."""
+    rows = [_activation_row(tensor, placement, scheme) for tensor in graph.inputs]
+    weights: dict[int, list[Weight]] = {}
+    for weight in weights_of(graph.model):
+        weights.setdefault(id(weight.owner), []).append(weight)
+    for node in graph.nodes:
+        # A shared layer's weights stand at its first call.
+        own = weights.pop(id(node.operation), [])
+        rows += _weight_rows(node, own, placement, scheme)
+        rows += [_activation_row(tensor, placement, scheme) for tensor in node.outputs]
+    return Plan(graph.model.name, tuple(rows))
+
+
+def left_in_float(graph: Graph) -> list[dict[str, Any]]:
+    """The operations of a quantization-aware model that LiteRT will run in float, with reasons."""
+    rows = []
+    for node in graph.nodes:
+        operation = node.operation
+        if isinstance(operation, (ActivationQuantizer, QuantizedLayer)):
+            continue
+        refusal = rule_of(operation).refusal(node)
+        if refusal and any(tensor.is_float for tensor in node.outputs):
+            rows.append({"operation": node.name, "type": node.type_name, "reason": refusal})
+    return rows
+
+
+def _weight_rows(
+    node: Node, weights: list[Weight], placement: Placement, scheme: Scheme
+) -> list[PlanRow]:
+    rule = placement.rules[node]
+    reason = rule.refusal(node) if placement.roles[node] is Role.FLOAT else None
+    kernels = [] if reason else [id(kernel) for kernel, _ in rule.kernels(node.operation)]
+    rows = []
+    for weight in weights:
+        actions: dict[str, dict[str, Any]] = {}
+        skipped = {}
+        if reason:
+            skipped[TECHNIQUE] = reason
+        elif id(weight.variable) in kernels:
+            actions[TECHNIQUE] = {"bits": scheme.weight_bits, "scale": "per channel"}
+        elif node in placement.folded:
+            actions[TECHNIQUE] = {"folded into": node.inputs[0].name}
+        elif isinstance(rule, ChannelAffineRule):
+            actions[TECHNIQUE] = {"becomes": "1x1 depthwise convolution"}
+        else:
+            actions[TECHNIQUE] = {"bits": 32, "scale": "input x kernel"}
+        rows.append(
+            PlanRow(
+                weight.name,
+                weight.layer,
+                node.type_name,
+                "weight",
+                tuple(weight.variable.shape),
+                actions,
+                skipped,
+            )
+        )
+    return rows
+
+
+def _activation_row(tensor: Tensor, placement: Placement, scheme: Scheme) -> PlanRow:
+    node = tensor.producer
+    actions: dict[str, dict[str, Any]] = {}
+    skipped = {}
+    group = placement.group_of(tensor)
+    if not tensor.is_float:
+        skipped[TECHNIQUE] = f"holds {tensor.dtype}"
+    elif tensor in placement.fused:
+        reader = placement.graph.consumers(tensor)[0]
+        actions[TECHNIQUE] = {"fused into": reader.name}
+    elif node is not None and placement.roles[node] is Role.FLOAT:
+        skipped[TECHNIQUE] = placement.rules[node].refusal(node) or "no integer form"
+    elif group is None or not group.members:
+        skipped[TECHNIQUE] = "read by operations in float only"
+    elif not placement.quantizes(tensor, group):
+        actions[TECHNIQUE] = {
+            "bits": scheme.activation_bits,
+            "range of": group.members[-1].tensor.name,
+        }
+    else:
+        actions[TECHNIQUE] = {"bits": scheme.activation_bits, "range": "learned"}
+        if group.fixed_range is not None:
+            low, high = group.fixed_range
+            actions[TECHNIQUE]["range"] = f"{low:g} to {high:g}"
+        others = [m.tensor.name for m in group.members if m.tensor is not tensor]
+        if others:
+            actions[TECHNIQUE]["shared with"] = " ".join(others)
+    return PlanRow(
+        tensor.name,
+        tensor.name if node is None else node.name,
+        "Input" if node is None else node.type_name,
+        "activation",
+        tensor.shape,
+        actions,
+        skipped,
+    )

@@ -1,0 +1,143 @@
+"""Layers that scale and shift every channel: batch normalization, rescaling, normalization."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tfcompress.graph import Node
+from tfcompress.quantization.rules.registry import Role, Rule, register
+
+
+def channel_affine(inputs: Any, scale: Any, offset: Any, name: str) -> Any:
+    """`inputs * scale + offset` over the last axis as a 1x1 depthwise convolution.
+
+    Args:
+        inputs: Symbolic tensor of rank 2 to 4.
+        scale: Scalar or of shape (channels,).
+        offset: Scalar or of shape (channels,).
+        name: Name of the convolution.
+
+    Returns:
+        A symbolic tensor of the shape of `inputs`.
+    """
+    channels = inputs.shape[-1]
+    scale, offset = (
+        np.broadcast_to(np.asarray(x, "float32").reshape(-1), (channels,)) for x in (scale, offset)
+    )
+    convolution = layers.DepthwiseConv2D(1, name=name)
+    spatial = inputs.shape[1:-1]
+    if len(spatial) == 2:
+        outputs = convolution(inputs)
+    else:
+        padding = (1,) * (2 - len(spatial))
+        outputs = convolution(layers.Reshape((*padding, *spatial, channels))(inputs))
+        outputs = layers.Reshape((*spatial, channels))(outputs)
+    convolution.set_weights([scale.reshape(1, 1, channels, 1), offset])
+    return outputs
+
+
+class ChannelAffineRule(Rule, ABC):
+    """`y = x * scale + offset` over the last axis.
+
+    As a multiplication and an addition it would lose precision to one scale for all channels, so it
+    is exported as a 1x1 depthwise convolution, whose channels have scales of their own.
+    """
+
+    @abstractmethod
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+        """Both of shape (channels,) or scalar."""
+
+    def role(self, node: Node) -> Role:
+        """`COMPUTE`, unless the axis is refused."""
+        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
+
+    def fuses_relu(self, node: Node) -> bool:
+        """As convolutions do."""
+        return True
+
+    def wraps(self, node: Node) -> bool:
+        """Always, for the exported form."""
+        return True
+
+    def refusal(self, node: Node) -> str | None:
+        """Ranks without a 2-D form."""
+        if not 2 <= len(node.inputs[0].shape) <= 4:
+            return f"no integer form for inputs of rank {len(node.inputs[0].shape)}"
+        if node.inputs[0].shape[-1] is None:
+            return "the number of channels is not fixed"
+        return None
+
+    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """A 1x1 depthwise convolution, between reshapes when the input is not an image."""
+        if wrapper.folded:
+            return wrapper.baked_copy()(inputs)
+        scale, offset = self.scale_and_offset(wrapper.layer)
+        return channel_affine(inputs, scale, offset, wrapper.deployed_name)
+
+
+@register(layers.BatchNormalization)
+class BatchNormalizationRule(ChannelAffineRule):
+    """Folded into the convolution before it where there is one, else a depthwise convolution.
+
+    Training keeps it unfolded: weights with one symmetric scale for each channel commute with the
+    factor that folding puts on the channel, so the integer codes stay the same.
+    """
+
+    def refusal(self, node: Node) -> str | None:
+        """Only over the last axis."""
+        axis, rank = node.operation.axis, len(node.inputs[0].shape)
+        if axis not in (-1, rank - 1):
+            return f"no integer form for axis {axis}; only the last axis has one"
+        return super().refusal(node)
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """With the moving statistics, unchanged, while frozen."""
+        if wrapper.frozen:
+            kwargs = {**kwargs, "training": False}
+        return wrapper.layer(inputs, *args, **kwargs)
+
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+        """From the moving statistics, gamma and beta."""
+        variance = ops.convert_to_numpy(layer.moving_variance)
+        scale = 1.0 / np.sqrt(variance + layer.epsilon)
+        if layer.scale:
+            scale = scale * ops.convert_to_numpy(layer.gamma)
+        offset = -ops.convert_to_numpy(layer.moving_mean) * scale
+        if layer.center:
+            offset = offset + ops.convert_to_numpy(layer.beta)
+        return scale, offset
+
+
+@register(layers.Rescaling)
+class RescalingRule(ChannelAffineRule):
+    """`Rescaling(scale, offset)`, scalars or one value for each channel."""
+
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+        """The layer's arguments."""
+        return np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32")
+
+
+@register(layers.Normalization)
+class NormalizationRule(ChannelAffineRule):
+    """`Normalization` with statistics over the last axis."""
+
+    def refusal(self, node: Node) -> str | None:
+        """Only adapted layers, not inverted, over the last axis."""
+        layer = node.operation
+        axes = tuple(layer.axis) if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
+        rank = len(node.inputs[0].shape)
+        if layer.invert or any(a is not None and a % rank != rank - 1 for a in axes):
+            return f"no integer form for Normalization(axis={layer.axis}, invert={layer.invert})"
+        return super().refusal(node)
+
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+        """From the adapted mean and variance."""
+        mean = ops.convert_to_numpy(layer.mean).reshape(-1)
+        deviation = np.sqrt(ops.convert_to_numpy(layer.variance).reshape(-1))
+        scale = 1.0 / np.maximum(deviation, keras.backend.epsilon())
+        return scale, -mean * scale

@@ -1,0 +1,179 @@
+"""Convolutions and dense layers: a kernel, a bias, an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from tfcompress.graph import Node
+from tfcompress.quantization.rules.activations import activation_kind, activation_name
+from tfcompress.quantization.rules.registry import Role, Rule, register
+
+PRE_ACTIVATION = "pre_activation"
+
+
+@contextmanager
+def linear_activation(layer: keras.layers.Layer) -> Iterator[None]:
+    """Make a layer compute its pre-activation inside the block."""
+    activation = layer.__dict__["activation"]
+    # Through __dict__, because attribute tracking is closed once a layer is built.
+    layer.__dict__["activation"] = keras.activations.linear
+    try:
+        yield
+    finally:
+        layer.__dict__["activation"] = activation
+
+
+@register(layers.Dense, layers.Conv1D, layers.Conv2D)
+class LinearRule(Rule):
+    """A kernel whose last axis is the output channel.
+
+    LiteRT fuses only ReLU and ReLU6 into the operation. Any other activation is an operation of its
+    own, which needs the pre-activation quantized as well.
+    """
+
+    channel_axes: tuple[int, ...] = (-1,)
+
+    def kernels(self, layer: keras.layers.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
+        """The kernel."""
+        return [(layer.kernel, self.channel_axes)]
+
+    def refusal(self, node: Node) -> str | None:
+        """Only the channels-last layout converts."""
+        if getattr(node.layer, "data_format", "channels_last") != "channels_last":
+            return "LiteRT has kernels for the channels_last data format only"
+        if getattr(node.layer, "lora_enabled", False):
+            return "LoRA adapters are enabled; merge them first"
+        return None
+
+    def role(self, node: Node) -> Role:
+        """`COMPUTE`, unless the layout is refused."""
+        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
+
+    def folds_batchnorm(self, node: Node) -> bool:
+        """Only without an activation between."""
+        return activation_name(node.operation.activation) == "linear"
+
+    def fuses_relu(self, node: Node) -> bool:
+        """Only without another activation between."""
+        return self.folds_batchnorm(node)
+
+    def fixed_range(self, node: Node) -> tuple[float, float] | None:
+        """That of the layer's activation."""
+        return activation_kind(node.operation.activation).fixed_range
+
+    def inner_quantizers(self, node: Node) -> list[str]:
+        """One before an activation that does not fuse."""
+        role = activation_kind(node.operation.activation).role
+        return [] if role in (Role.ACTIVATION, Role.PASS_THROUGH) else [PRE_ACTIVATION]
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Quantize between the linear part and an activation that does not fuse."""
+        quantizer = wrapper.inner.get(PRE_ACTIVATION)
+        if quantizer is None:
+            return wrapper.layer(inputs, *args, **kwargs)
+        with linear_activation(wrapper.layer):
+            outputs = wrapper.layer(inputs, *args, **kwargs)
+        return wrapper.layer.activation(quantizer(outputs))
+
+    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The linear layer, and behind it an activation that does not fuse."""
+        if PRE_ACTIVATION not in wrapper.inner:
+            return wrapper.baked_copy()(inputs)
+        outputs = wrapper.baked_copy(activation="linear")(inputs)
+        outputs = wrapper.deployed_quantizer(PRE_ACTIVATION)(outputs)
+        return layers.Activation(wrapper.layer.activation)(outputs)
+
+
+@register(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+class DepthwiseRule(LinearRule):
+    """Every input channel has `depth_multiplier` output channels, each with a scale."""
+
+    channel_axes = (-2, -1)
+
+
+@register(layers.Conv1DTranspose, layers.Conv2DTranspose)
+class TransposeRule(LinearRule):
+    """Kernels of shape (..., output channels, input channels)."""
+
+    channel_axes = (-2,)
+
+    def refusal(self, node: Node) -> str | None:
+        """Dilated transposed convolutions have no LiteRT kernel."""
+        if any(rate != 1 for rate in node.operation.dilation_rate):
+            return "LiteRT has no dilated transposed convolution"
+        return super().refusal(node)
+
+
+@register(layers.SeparableConv1D, layers.SeparableConv2D)
+class SeparableRule(LinearRule):
+    """A depthwise and a pointwise convolution, two LiteRT operations with a range between."""
+
+    def kernels(self, layer: keras.layers.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
+        """Both kernels."""
+        return [(layer.depthwise_kernel, (-2, -1)), (layer.pointwise_kernel, (-1,))]
+
+    def inner_quantizers(self, node: Node) -> list[str]:
+        """One between the two convolutions."""
+        return ["depthwise", *super().inner_quantizers(node)]
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The layer's own arithmetic with a quantizer between the two convolutions."""
+        layer = wrapper.layer
+        strides = layer.strides if len(set(layer.strides)) > 1 else layer.strides[0]
+        outputs = ops.depthwise_conv(
+            inputs,
+            layer.depthwise_kernel,
+            strides=strides,
+            padding=layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate,
+        )
+        outputs = wrapper.inner["depthwise"](outputs)
+        outputs = ops.conv(
+            outputs, layer.pointwise_kernel, padding="valid", data_format=layer.data_format
+        )
+        if layer.use_bias:
+            outputs = ops.add(outputs, ops.cast(layer.bias, outputs.dtype))
+        if PRE_ACTIVATION in wrapper.inner:
+            outputs = wrapper.inner[PRE_ACTIVATION](outputs)
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """A depthwise convolution, a quantizer and a 1x1 convolution."""
+        layer = wrapper.layer
+        one_dimensional = isinstance(layer, layers.SeparableConv1D)
+        depthwise_class = layers.DepthwiseConv1D if one_dimensional else layers.DepthwiseConv2D
+        pointwise_class = layers.Conv1D if one_dimensional else layers.Conv2D
+        depthwise_kernel, pointwise_kernel = wrapper.baked_kernels()
+        depthwise = depthwise_class(
+            layer.kernel_size,
+            strides=layer.strides,
+            padding=layer.padding,
+            depth_multiplier=layer.depth_multiplier,
+            dilation_rate=layer.dilation_rate,
+            use_bias=False,
+            name=f"{wrapper.deployed_name}_depthwise",
+        )
+        hidden = PRE_ACTIVATION in wrapper.inner
+        pointwise = pointwise_class(
+            layer.filters,
+            1,
+            use_bias=layer.use_bias,
+            activation=None if hidden else layer.activation,
+            name=wrapper.deployed_name,
+        )
+        outputs = wrapper.deployed_quantizer("depthwise")(depthwise(inputs))
+        outputs = pointwise(outputs)
+        depthwise.set_weights([depthwise_kernel])
+        bias = [ops.convert_to_numpy(layer.bias)] if layer.use_bias else []
+        pointwise.set_weights([pointwise_kernel, *bias])
+        if not hidden:
+            return outputs
+        return layers.Activation(layer.activation)(
+            wrapper.deployed_quantizer(PRE_ACTIVATION)(outputs)
+        )

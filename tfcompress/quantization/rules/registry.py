@@ -1,0 +1,142 @@
+"""The registry of quantization rules: one small rule for each kind of layer or operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import keras
+
+from tfcompress.graph import Node
+
+
+class Role(Enum):
+    """What LiteRT's kernel for an operation asks of its activations' ranges."""
+
+    COMPUTE = "compute"  # reads quantized inputs, output has a range of its own
+    ACTIVATION = "activation"  # like COMPUTE, but may fuse into the operation before it
+    PASS_THROUGH = "pass-through"  # output keeps the scale of the input
+    SAME_RANGE = "same range"  # all inputs and the output share one range
+    FLOAT = "float"  # no integer kernel, or no rule: stays float
+
+
+class Rule:
+    """How one kind of operation is quantized. Subclass, override, register.
+
+    Example: a custom layer that scales its input by a kernel, one factor for each channel.
+
+    ```python
+    @register(ChannelScale)
+    class ChannelScaleRule(Rule):
+        def kernels(self, layer):
+            return [(layer.kernel, (-1,))]
+    ```
+    """
+
+    def role(self, node: Node) -> Role:
+        """What the operation asks of ranges. Defaults to `Role.COMPUTE`."""
+        return Role.COMPUTE
+
+    def folds_batchnorm(self, node: Node) -> bool:
+        """Whether a BatchNormalization right behind is folded into the operation."""
+        return False
+
+    def fuses_relu(self, node: Node) -> bool:
+        """Whether a ReLU or ReLU6 right behind becomes part of the operation."""
+        return False
+
+    def kernels(self, layer: keras.layers.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
+        """Weights to quantize, each with the axes along which its scales differ."""
+        return []
+
+    def refusal(self, node: Node) -> str | None:
+        """Why this very operation must stay float, or None."""
+        return None
+
+    def fixed_range(self, node: Node) -> tuple[float, float] | None:
+        """The output range that LiteRT imposes, or None."""
+        return None
+
+    def rounds(self, node: Node) -> bool:
+        """Whether a pass-through operation makes values between the codes, which LiteRT rounds."""
+        return False
+
+    def inner_quantizers(self, node: Node) -> list[str]:
+        """Names of the activation quantizers needed inside the layer."""
+        return []
+
+    def wraps(self, node: Node) -> bool:
+        """Whether the layer needs a wrapper, in training or to be exported in another form."""
+        return node.layer is not None and bool(
+            self.kernels(node.layer) or self.inner_quantizers(node)
+        )
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass in training and evaluation, with the kernels already quantized."""
+        return wrapper.layer(inputs, *args, **kwargs)
+
+    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass as it is exported, made of layers that convert to integer operations.
+
+        Args:
+            wrapper: The `QuantizedLayer` that holds the trained layer.
+            inputs: Symbolic inputs.
+            *args: Further arguments of the call.
+            **kwargs: Further arguments of the call.
+        """
+        return wrapper.baked_copy()(inputs, *args, **kwargs)
+
+
+class FloatRule(Rule):
+    """The rule of operations that no rule is registered for."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def role(self, node: Node) -> Role:
+        """`Role.FLOAT`."""
+        return Role.FLOAT
+
+    def refusal(self, node: Node) -> str | None:
+        """The reason that was given."""
+        return self.reason
+
+
+_LAYERS: dict[type, Rule] = {}
+_OPERATIONS: dict[str, Rule] = {}
+
+
+def register(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
+    """Register a rule class for layer classes and for `keras.ops` operations (by class name).
+
+    Args:
+        *kinds: Layer classes, whose subclasses are covered too, and names of operation classes as
+            they stand in a model's graph, such as `"Add"` for `keras.ops.add` and `x + y`.
+
+    Returns:
+        A class decorator.
+    """
+
+    def decorate(rule: type[Rule]) -> type[Rule]:
+        for kind in kinds:
+            if isinstance(kind, str):
+                _OPERATIONS[kind] = rule()
+            else:
+                _LAYERS[kind] = rule()
+        return rule
+
+    return decorate
+
+
+def rule_of(operation: keras.Operation) -> Rule:
+    """The rule of a layer or operation; a `FloatRule` with the reason when there is none."""
+    if isinstance(operation, keras.layers.Layer):
+        for kind in type(operation).__mro__:
+            if kind in _LAYERS:
+                return _LAYERS[kind]
+        return FloatRule(f"no quantization rule for {type(operation).__name__} layers")
+    name = type(operation).__name__
+    if name in _OPERATIONS:
+        return _OPERATIONS[name]
+    return FloatRule(f"no quantization rule for the operation {name}")
