@@ -1,0 +1,208 @@
+"""`convert`: any model to a verified TFLite file, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.datasets.calibration import calibration_samples
+from tfcompress.export.artifact import Artifact
+from tfcompress.export.conversion import get_scheme, static_shapes
+from tfcompress.export.inspection import Inspection, inspect_file
+from tfcompress.export.sources import LiveModel, SavedModel, open_source
+from tfcompress.export.verification import Tolerance, random_samples, verify
+from tfcompress.files import atomic_path
+
+RANDOM = "random within the input range"
+
+
+def convert(
+    source: Any,
+    path: str | PathLike[str],
+    scheme: str = "int8",
+    calibration: Any = None,
+    io: str = "int8",
+    *,
+    tolerance: Tolerance | float | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    signature: str | None = None,
+    time_limit: float = 600,
+) -> Artifact:
+    """Convert a trained model to a TFLite file and prove the file against the model.
+
+    The conversion runs in a child process, since the converter can crash. The file is written
+    aside and renamed when it passed; a failure leaves an earlier file at `path` untouched.
+    Shapes in the file are fixed, with a batch of 1 where the model leaves it open.
+
+    Args:
+        source: A Keras model (left untouched; any backend), a `.keras` or `.h5` file, or a
+            SavedModel folder.
+        path: The `.tflite` file to write; `<path>.json` is written beside it.
+        scheme: `"int8"` (default), `"float32"`, `"float16"`, `"dynamic"` (8-bit weights, float
+            activations; slower than float on CPUs), `"int16x8"` (16-bit activations; far slower
+            than float on CPUs) or `"fake_quant"` (the ranges of the model's own fake-quant
+            operations).
+        calibration: Typical inputs, for the ranges of the activations and for the proof: an
+            array of shape (n, …), a dictionary of arrays, a `tf.data.Dataset`, an `.npz` file or
+            any iterable of batches. 100 to 500 samples are enough; at most 256 are used. Required
+            by `"int8"` and `"int16x8"`; without it the others are proven on random inputs.
+        io: Type of the inputs and outputs: `"int8"` (default; stands for the scheme's own type),
+            `"uint8"` or `"float32"`. Integer inputs such as token ids keep theirs.
+        tolerance: How far the file may be from the model: a number (quanta for quantized outputs,
+            relative for float ones) or a `Tolerance`. Default: see `Tolerance.of`.
+        preprocessing: JSON-able description of what the model must be fed; kept in the sidecar.
+        signature: Signature of a SavedModel. Default: `serving_default`, or the only one.
+        time_limit: Seconds after which the child process is killed.
+
+    Returns:
+        The `Artifact`: path, sizes, operators, float islands, sparsity and fidelity.
+
+    Raises:
+        TypeError: If `source` is not a kind of model that can be converted.
+        FileNotFoundError: If `source` is a path where nothing is.
+        PermissionError: If the output folder cannot be written to.
+        ValueError: If the model was never built, the scheme or signature is unknown, calibration
+            samples are missing or do not fit, or the file would compute with uninitialised
+            variables.
+        ConversionError: If the model cannot be loaded or converted, or the converter crashed or
+            took too long.
+        FidelityError: If the file does not compute what the model computes.
+
+    Example:
+
+    ```python
+    artifact = tfcompress.convert(model, "model.tflite", calibration=x_train[:256])
+    print(artifact)
+    ```
+    """
+    settings, io = get_scheme(scheme, io)
+    origin = open_source(source, signature, time_limit)
+    data = None
+    if calibration is not None:
+        wanted = [(spec.name, spec.shape[1:], spec.dtype) for spec in origin.inputs]
+        data = calibration_samples(calibration, wanted)
+    elif settings.calibrated:
+        raise ValueError(
+            f"The scheme {scheme!r} needs `calibration`: 100 to 500 typical inputs, as an array, a "
+            "dictionary of arrays or a `tf.data.Dataset`, to find the ranges of the activations. "
+            "Without data, scheme='dynamic' quantizes the weights only. Received: None"
+        )
+    return write_artifact(
+        origin,
+        path,
+        scheme=scheme,
+        io=io,
+        samples=data,
+        tolerance=tolerance,
+        preprocessing=preprocessing,
+        time_limit=time_limit,
+    )
+
+
+def write_artifact(
+    origin: LiveModel | SavedModel,
+    path: str | PathLike[str],
+    *,
+    scheme: str,
+    io: str,
+    samples: Mapping[str, np.ndarray] | None = None,
+    source: str = "calibration",
+    tolerance: Tolerance | float | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    plan_skipped: Sequence[Mapping[str, Any]] = (),
+    time_limit: float = 600,
+) -> Artifact:
+    """Convert, inspect and verify a model, and only then put the file and its sidecar in place.
+
+    Args:
+        origin: The model, and the names and shapes of its inputs.
+        path: The `.tflite` file to write.
+        scheme: A key of `SCHEMES`.
+        io: Type of the quantized inputs and outputs.
+        samples: Calibration samples of shape (n, …) by the names of `origin.inputs`; also what
+            the file is proven on. `None`: proven on random inputs.
+        source: Where the samples came from, for the record.
+        tolerance: See `Tolerance.of`.
+        preprocessing: JSON-able description of what the model must be fed.
+        plan_skipped: JSON-able rows of what was left alone, with reasons.
+        time_limit: Seconds after which the child process is killed.
+
+    Returns:
+        The `Artifact`.
+
+    Raises:
+        PermissionError: If the output folder cannot be written to.
+        ValueError: If samples that the scheme needs are missing, a shape stays open, or the file
+            would compute with uninitialised variables.
+        ConversionError: If the converter failed, crashed or took too long.
+        FidelityError: If the file does not compute what the model computes.
+
+    Example:
+
+    ```python
+    inputs = [InputSpec(*entry) for entry in model_inputs(deployable)]
+    origin = LiveModel(deployable, inputs, reference=trained)
+    write_artifact(origin, "model.tflite", scheme="fake_quant", io="int8", samples=samples)
+    ```
+    """
+    shapes = static_shapes(origin.inputs, samples)
+    inputs = samples if samples is not None else random_samples(origin.inputs, shapes)
+    with atomic_path(path) as aside:
+        converted = origin.convert(
+            aside,
+            scheme=scheme,
+            io=io,
+            calibration=samples,
+            samples=inputs,
+            inputs=origin.inputs,
+            time_limit=time_limit,
+        )
+        inspection = inspect_file(aside)
+        refuse_variables(inspection)
+        fidelity = verify(
+            converted.references,
+            aside,
+            inputs,
+            tolerance,
+            scheme=scheme,
+            source=RANDOM if samples is None else source,
+            time_limit=time_limit,
+        )
+        # Made from the file that is still aside, so that a fault in the facts replaces nothing.
+        artifact = Artifact.describe(
+            aside,
+            scheme,
+            io,
+            fidelity=fidelity,
+            inspection=inspection,
+            input_order=converted.inputs,
+            preprocessing=preprocessing,
+            plan_skipped=plan_skipped,
+        )
+    artifact = replace(artifact, path=Path(path).expanduser())
+    artifact.save()
+    return artifact
+
+
+def refuse_variables(inspection: Inspection) -> None:
+    """Raise if a file computes with variables that it does not bring along.
+
+    Args:
+        inspection: What `inspect_file` found.
+
+    Raises:
+        ValueError: If the file holds variable operators.
+    """
+    if inspection.variables:
+        shown = ", ".join(inspection.variables[:5])
+        raise ValueError(
+            "The file would compute with uninitialised variables, so its outputs would be garbage. "
+            "The model either changes variables while it runs, or was saved without tracking "
+            "them: save Keras models with `model.export(folder)`, and remove state from the "
+            f"signature. Received: {len(inspection.variables)} operators, {shown}"
+        )

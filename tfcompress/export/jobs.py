@@ -1,0 +1,322 @@
+"""What the child process can be asked to do. Nothing here runs in the user's own process.
+
+TensorFlow and Keras are imported inside the functions: running a file needs neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.export.arrays import load_arrays, save_arrays
+from tfcompress.export.diagnosis import SUSPECT_OPS
+from tfcompress.export.flatbuffer import natural_order
+from tfcompress.export.worker import ConversionError, note
+
+# Modules whose import registers the layers that a saved model may hold.
+_REGISTERING = ("tfcompress.quantization", "tfcompress.export.deployment")
+
+
+def describe(source: str, signature: str | None = None) -> dict[str, Any]:
+    """Return what a model takes and gives.
+
+    Args:
+        source: A `.keras` or `.h5` file or a SavedModel folder.
+        signature: Signature of a SavedModel; its only one or `serving_default` when `None`.
+
+    Returns:
+        `inputs`, a list of `{"name", "shape", "dtype"}` in the order of the model with `None` for
+        open dimensions, and `outputs`, a list of `{"name", "dtype"}`.
+    """
+    _, specs, outputs = _entry(source, signature)
+    return {
+        "inputs": [
+            {"name": name, "shape": _sizes(spec), "dtype": spec.dtype.name}
+            for name, spec in specs.items()
+        ],
+        "outputs": outputs,
+    }
+
+
+def convert(
+    source: str,
+    output: str,
+    scheme: str,
+    io: str,
+    signature: str | None,
+    shapes: dict[str, list[int]],
+    calibration: str | None,
+    samples: str | None,
+    references: str | None,
+) -> dict[str, Any]:
+    """Write a TFLite file, and what the float model answers to some samples.
+
+    Args:
+        source: A `.keras` or `.h5` file or a SavedModel folder.
+        output: The file to write.
+        scheme: See `tfcompress.export.conversion.SCHEMES`.
+        io: Type of quantized inputs and outputs.
+        signature: Signature of a SavedModel.
+        shapes: Static shape of each input, batch included.
+        calibration: `.npz` with the calibration samples of each input.
+        samples: `.npz` with inputs to run through the source model, or `None`.
+        references: `.npz` to write the model's answers to.
+
+    Returns:
+        Names of the inputs and outputs in the order of the model.
+    """
+    import tensorflow as tf
+
+    note(stage="loading the model")
+    _settle()
+    function, specs, _ = _entry(source, signature)
+    static = _static_specs(specs, shapes)
+    with tempfile.TemporaryDirectory() as folder:
+        note(stage="tracing the model with a fixed batch")
+        _save_static(function, static, folder)
+        concrete = tf.saved_model.load(folder).signatures["serving_default"]
+        note(suspects=_suspects(concrete))
+        if samples is not None and references is not None:
+            note(stage="running the model on samples")
+            save_arrays(references, _answers(concrete, load_arrays(samples), static))
+        note(stage=f"converting with scheme {scheme!r}")
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        _configure(converter, scheme, io, static, calibration)
+        try:
+            content = converter.convert()
+        except Exception as error:
+            raise ConversionError(f"The TFLite converter gave up: {error}") from error
+    Path(output).write_bytes(content)
+    names = sorted(concrete.structured_outputs, key=natural_order)
+    return {"inputs": list(specs), "outputs": names}
+
+
+def run_file(path: str, samples: str, output: str, resolver: str) -> list[dict[str, Any]]:
+    """Run a TFLite file sample by sample, as a device would.
+
+    Args:
+        path: A `.tflite` file.
+        samples: `.npz` with float (or integer) inputs by name.
+        output: `.npz` to write the dequantized outputs to.
+        resolver: `"auto"` (XNNPACK), `"builtin"` or `"reference"`.
+
+    Returns:
+        The specifications of the outputs.
+    """
+    from tfcompress.evaluation.litert import LiteRTModel
+
+    note(stage=f"running the file with the {resolver!r} kernels")
+    model = LiteRTModel(path, resolver=resolver)
+    answers = model.run(load_arrays(samples), resize=False)
+    save_arrays(output, answers)
+    return [spec.to_dict() for spec in model.outputs]
+
+
+def write_saved_model(model: Any, folder: str, shapes: dict[str, list[int]]) -> None:
+    """Write a Keras model of this process as a SavedModel with a fixed batch (TensorFlow backend).
+
+    The one function here that also runs in the parent: for models whose code only it has.
+
+    Args:
+        model: A built Keras model.
+        folder: Folder to write to.
+        shapes: Static shape of each input, batch included.
+    """
+    function, specs, _ = _keras_entry(model)
+    _save_static(function, _static_specs(specs, shapes), folder)
+
+
+def _entry(source: str, signature: str | None) -> tuple[Callable[..., Any], dict[str, Any], Any]:
+    """Return a function of keyword tensors, its input specs by name, and its outputs."""
+    stamp = max(path.stat().st_mtime_ns for path in (Path(source), *Path(source).rglob("*")))
+    loaded = _load(source, stamp)
+    if Path(source).is_dir():
+        return _signature_entry(loaded, signature, source)
+    return _keras_entry(loaded)
+
+
+@functools.lru_cache(maxsize=1)
+def _settle() -> None:
+    """Exempt what TensorFlow keeps for ever from the full collections that the converter forces.
+
+    They are a quarter of the time that a small conversion takes.
+    """
+    import gc
+
+    gc.freeze()
+
+
+@functools.lru_cache(maxsize=1)
+def _load(source: str, stamp: int) -> Any:
+    """Load a model once for a `describe` and the `convert` after it."""
+    if Path(source).is_dir():
+        import tensorflow as tf
+
+        return tf.saved_model.load(source)
+    import keras
+
+    for module in _REGISTERING:
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
+    try:
+        return keras.models.load_model(source, compile=False, safe_mode=True)
+    except Exception as error:
+        raise ConversionError(f"The Keras file cannot be loaded: {error}") from error
+
+
+def _signature_entry(
+    loaded: Any, signature: str | None, source: str
+) -> tuple[Callable[..., Any], dict[str, Any], Any]:
+    known = sorted(loaded.signatures)
+    if signature is None:
+        default = "serving_default" if "serving_default" in known else None
+        signature = default or (known[0] if len(known) == 1 else None)
+    if signature not in known:
+        raise ValueError(
+            f"The SavedModel has the signatures {known}; choose one with `signature=`. "
+            f"Received: {signature!r} for {source}"
+        )
+    function = loaded.signatures[signature]
+    specs = dict(function.structured_input_signature[1])
+    outputs = [
+        {"name": name, "dtype": spec.dtype.name}
+        for name, spec in function.structured_outputs.items()
+    ]
+    # The loaded object must stay alive, and be saved, together with its function.
+    function._tfcompress_owner = loaded
+    return function, specs, outputs
+
+
+def _keras_entry(model: Any) -> tuple[Callable[..., Any], dict[str, Any], Any]:
+    import keras
+    import tensorflow as tf
+
+    from tfcompress.graph.model_inputs import call_flat, model_inputs
+
+    specs = {
+        name: tf.TensorSpec(shape, dtype, name=name) for name, shape, dtype in model_inputs(model)
+    }
+
+    def function(**tensors: Any) -> dict[str, Any]:
+        outputs = keras.tree.flatten(call_flat(model, list(tensors.values())))
+        return {f"output_{index}": value for index, value in enumerate(outputs)}
+
+    function._tfcompress_owner = model  # type: ignore[attr-defined]
+    outputs = [
+        {"name": f"output_{index}", "dtype": value.dtype}
+        for index, value in enumerate(keras.tree.flatten(getattr(model, "outputs", None) or []))
+    ]
+    return function, specs, outputs
+
+
+def _save_static(function: Callable[..., Any], static: dict[str, Any], folder: str) -> None:
+    """Write a SavedModel whose only signature has fixed shapes."""
+    import keras
+    import tensorflow as tf
+
+    owner = function._tfcompress_owner  # type: ignore[attr-defined]
+    names = list(static)
+    if isinstance(owner, keras.Model):
+        archive = keras.export.ExportArchive()
+        archive.track(owner)
+        archive.add_endpoint(
+            "serve",
+            lambda *tensors: function(**dict(zip(names, tensors))),
+            list(static.values()),
+        )
+        archive.write_out(folder, verbose=False)
+    else:
+        # Saved again even when its shapes are fixed: signatures of Keras 3 models that were saved
+        # without their variables would convert into files that compute with garbage.
+        module = tf.Module()
+        module.owner = owner
+        traced = tf.function(lambda **tensors: function(**tensors))
+        tf.saved_model.save(module, folder, signatures=traced.get_concrete_function(**static))
+
+
+def _static_specs(specs: dict[str, Any], shapes: dict[str, list[int]]) -> dict[str, Any]:
+    import tensorflow as tf
+
+    return {
+        name: tf.TensorSpec(shapes[name], spec.dtype, name=name) for name, spec in specs.items()
+    }
+
+
+def _sizes(spec: Any) -> list[int | None]:
+    if spec.shape.rank is None:
+        raise ValueError(
+            f"The input {spec.name!r} has an unknown rank; save the model with an input signature "
+            "that states its shape."
+        )
+    return [None if size is None else int(size) for size in spec.shape]
+
+
+def _suspects(concrete: Any) -> list[dict[str, str]]:
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+    return [{"op": node.op, "name": node.name} for node in nodes if node.op in SUSPECT_OPS]
+
+
+def _batches(
+    arrays: dict[str, np.ndarray], static: dict[str, Any]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the samples in batches of the model's fixed size; the last is filled up."""
+    count = len(next(iter(arrays.values())))
+    size = next(iter(static.values())).shape[0]
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size) % count
+        yield {name: arrays[name][rows] for name in static}
+
+
+def _answers(
+    concrete: Any, arrays: dict[str, np.ndarray], static: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    count = len(next(iter(arrays.values())))
+    rows = [
+        {
+            name: value.numpy()
+            for name, value in concrete(
+                **{name: tf.constant(value) for name, value in batch.items()}
+            ).items()
+        }
+        for batch in _batches(arrays, static)
+    ]
+    return {
+        name: np.concatenate([row[name] for row in rows])[:count]
+        for name in sorted(rows[0], key=natural_order)
+    }
+
+
+def _configure(
+    converter: Any, scheme: str, io: str, static: dict[str, Any], calibration: str | None
+) -> None:
+    import tensorflow as tf
+
+    if scheme != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if scheme in ("fake_quant", "int8", "int16x8"):
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
+    # For "fake_quant" the operator set must stay what it is: naming the int8 set makes the
+    # converter demand calibration data.
+    ops = tf.lite.OpsSet
+    if scheme == "int8":
+        converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS_INT8]
+    if scheme == "int16x8":
+        converter.target_spec.supported_ops = [
+            ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            ops.TFLITE_BUILTINS,
+        ]
+    if calibration is not None:
+        arrays = load_arrays(calibration)
+        # Dictionaries, because lists would have to be in the alphabetical order of the names.
+        converter.representative_dataset = lambda: _batches(arrays, static)

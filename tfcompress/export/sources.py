@@ -1,0 +1,170 @@
+"""What can be converted: models of this process and models on disk."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from tfcompress.export.conversion import (
+    Converted,
+    InputSpec,
+    convert_saved,
+    describe_saved,
+    static_shapes,
+)
+from tfcompress.export.jobs import write_saved_model
+from tfcompress.export.worker import ConversionError
+from tfcompress.graph.model_inputs import call_flat, model_inputs
+
+_REFERENCE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model on disk.
+
+    Args:
+        path: A `.keras` or `.h5` file or a SavedModel folder.
+        signature: Signature of a SavedModel.
+        inputs: Its inputs.
+    """
+
+    path: Path
+    signature: str | None
+    inputs: list[InputSpec]
+
+    def convert(self, output: Path, **settings: Any) -> Converted:
+        """Convert to `output`; `settings` are those of `convert_saved`."""
+        return convert_saved(self.path, output, signature=self.signature, **settings)
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """A Keras model of this process.
+
+    Args:
+        model: The model to convert.
+        inputs: Its inputs.
+        reference: The model that the file must agree with, when that is another one: for example
+            the quantization-aware model that `model` was lowered from. It takes the same inputs
+            and gives the same outputs, in the same order.
+    """
+
+    model: Any
+    inputs: list[InputSpec]
+    reference: Any = None
+
+    def convert(self, output: Path, **settings: Any) -> Converted:
+        """Convert to `output`; `settings` are those of `convert_saved`."""
+        # The model itself answers, so that saving and loading it is part of what is proven.
+        samples = settings.pop("samples")
+        given = [samples[spec.name] for spec in self.inputs]
+        references = predict(self.model if self.reference is None else self.reference, given)
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            try:
+                file = Path(folder) / "model.keras"
+                self.model.save(file)
+                done = convert_saved(file, output, **settings)
+            except (ConversionError, NotImplementedError, ValueError, TypeError) as error:
+                if not _needs_this_process(error):
+                    raise
+                # Its code (custom layers, Lambdas) is known only here, so trace it here.
+                logging.info("Tracing the model in this process: %s", error)
+                shapes = static_shapes(settings["inputs"], settings["calibration"])
+                traced = str(Path(folder) / "saved_model")
+                write_saved_model(self.model, traced, shapes)
+                done = convert_saved(traced, output, **{**settings, "inputs": None})
+        named = dict(zip(done.outputs, references))
+        order = [spec.name for spec in self.inputs]
+        return Converted(tuple(order), done.outputs, named)
+
+
+def open_source(
+    source: Any, signature: str | None = None, time_limit: float = 600
+) -> SavedModel | LiveModel:
+    """Look at what is to be converted.
+
+    Args:
+        source: A Keras model, a `.keras` or `.h5` file, or a SavedModel folder.
+        signature: Signature of a SavedModel. Default: `serving_default`, or the only one.
+        time_limit: Seconds that loading a file may take.
+
+    Raises:
+        TypeError: If `source` is none of these.
+        FileNotFoundError: If there is nothing at a path.
+        ValueError: If a model was never built, a file has another suffix, or the signature is
+            unknown.
+        ConversionError: If a file cannot be loaded.
+    """
+    if isinstance(source, str | PathLike):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"There is no such model. Received: {path}")
+        if path.is_dir() and not any(
+            (path / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt")
+        ):
+            raise ValueError(
+                f"A folder must be a SavedModel, which holds a `saved_model.pb`. Received: {path}"
+            )
+        if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
+            raise ValueError(
+                "A model file must be `.keras` or `.h5`; a SavedModel is given as its folder. "
+                f"Received: {path}"
+            )
+        described = describe_saved(path, signature=signature, time_limit=time_limit)
+        return SavedModel(path, signature, described)
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(source, keras.Model):
+        return LiveModel(source, [InputSpec(*entry) for entry in model_inputs(source)])
+    legacy = " Write a tf_keras model with `model.export(folder)` and give the folder." * any(
+        base.__module__.startswith("tf_keras") for base in type(source).__mro__
+    )
+    raise TypeError(
+        "`source` must be a Keras 3 model, a `.keras` or `.h5` file, or a SavedModel folder."
+        f"{legacy} Received: {type(source).__module__}.{type(source).__name__}"
+    )
+
+
+def _needs_this_process(error: Exception) -> bool:
+    """Whether a model failed because only this process has its code, and it can be traced here."""
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        return False
+    if isinstance(error, ConversionError):
+        return error.returncode is None and "cannot be loaded" in str(error)
+    return "get_config" in str(error) or isinstance(error, NotImplementedError)
+
+
+def predict(model: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the outputs of a Keras model in inference mode, on any backend.
+
+    Unlike `Model.predict` it leaves no compiled function behind in the model.
+
+    Args:
+        model: A built Keras model.
+        arrays: Samples of shape (n, …) in the order of the model's inputs.
+
+    Returns:
+        Arrays of shape (n, …) in the order of the model's outputs.
+    """
+    import keras
+
+    fixed = model_inputs(model)[0][1][0]
+    size, count = fixed or _REFERENCE_BATCH, len(arrays[0])
+    rows = []
+    for start in range(0, count, size):
+        # A model with a fixed batch has its last one filled up with samples from the start.
+        index = np.arange(start, start + size if fixed else min(start + size, count)) % count
+        batch = [keras.ops.convert_to_tensor(values[index]) for values in arrays]
+        outputs = keras.tree.flatten(call_flat(model, batch))
+        rows.append([keras.ops.convert_to_numpy(value) for value in outputs])
+    return [np.concatenate(column)[:count] for column in zip(*rows)]

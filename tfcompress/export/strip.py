@@ -1,0 +1,98 @@
+"""Taking masks and wrappers off, with proof that no zero is lost or invented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.export.deployment import is_quantization_aware
+from tfcompress.graph import Node, flatten, keras_internals
+from tfcompress.graph.rebuild import LayerCopies, rebuild
+from tfcompress.pruning import apply_masks
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.quantized_layer import QuantizedLayer
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Return the plain Keras model inside a pruned or quantization-aware one.
+
+    Masks are applied to the weights. Kernels of a quantization-aware model hold the values that
+    their integer codes stand for; activations are float again. The result needs no tfcompress.
+
+    Args:
+        model: A model trained with `tfcompress.callbacks.MagnitudePruning`, made by
+            `tfcompress.quantize_aware`, both, or neither. It stays as it is.
+
+    Returns:
+        A new model without masks and wrappers. A nested model that was quantization-aware, and a
+        subclassed model, come back as one flat Functional model.
+
+    Raises:
+        ValueError: If applying the masks would change what the model computes, because masked
+            weights are no longer zero; or if a subclassed model cannot be traced.
+
+    Example:
+
+    ```python
+    tfcompress.strip(pruned).save("pruned.keras")
+    ```
+    """
+    apply_masks(model)
+    if is_quantization_aware(model):
+        stripped = _without_wrappers(model)
+    elif isinstance(model, keras.Sequential) or _is_functional(model):
+        stripped = keras.models.clone_model(model)
+        _copy_all(model, stripped)
+    else:
+        graph = flatten(model)
+        copies = LayerCopies(graph)
+        stripped = rebuild(graph, lambda node, args, kwargs: copies.copy(node)(*args, **kwargs))
+        copies.copy_weights()
+    return stripped
+
+
+def _is_functional(model: keras.Model) -> bool:
+    return keras_internals.functional_of(model) is model
+
+
+def _copy_all(model: keras.Model, stripped: keras.Model) -> None:
+    for source, target in zip(model.variables, stripped.variables, strict=True):
+        target.assign(source.value)
+
+
+def _without_wrappers(model: keras.Model) -> keras.Model:
+    graph = flatten(model)
+    copies = LayerCopies(graph)
+    plain: dict[int, keras.layers.Layer] = {}
+
+    def call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = node.operation
+        if isinstance(operation, ActivationQuantizer):
+            return args[0]
+        if isinstance(operation, QuantizedLayer):
+            if id(operation) not in plain:
+                plain[id(operation)] = operation.plain_copy()
+                _check_zeros(operation, plain[id(operation)])
+            return plain[id(operation)](*args, **kwargs)
+        return copies.copy(node)(*args, **kwargs)
+
+    stripped = rebuild(graph, call)
+    copies.copy_weights()
+    return stripped
+
+
+def _check_zeros(wrapper: QuantizedLayer, plain: keras.layers.Layer) -> None:
+    """Raise if a masked weight came out of baking as anything but zero."""
+    for (kernel, _), mask in zip(wrapper.rule.kernels(plain), wrapper.masks, strict=True):
+        if mask is None:
+            continue
+        pruned = ~ops.convert_to_numpy(mask)
+        lost = int(np.count_nonzero(ops.convert_to_numpy(kernel)[pruned]))
+        if lost:
+            raise ValueError(
+                f"Stripping '{wrapper.name}' would lose {lost} of {int(pruned.sum())} zeros of "
+                f"'{kernel.path}'."
+            )
