@@ -1,0 +1,191 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tfcompress.evaluation import Report
+
+
+def test_text_reads_well_in_a_terminal(report):
+    text = str(report)
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "classification on shapes (test split): 30 samples, deltas to 'float'" in text
+    rows = {}
+    for line in text.splitlines():
+        for name in ("float", "int8", "pruned & int8"):
+            if line.startswith(name + "  "):
+                rows.setdefault(name, []).append(line)
+    assert re.match(r"int8 +87\.50 -2\.50 ", rows["int8"][0])
+    assert "1.2 kB -69%" in rows["int8"][1]
+    assert "0.100 -50%" in rows["int8"][2]
+    assert "-80%" not in rows["float"][1]
+    assert len(rows["pruned & int8"]) == 3
+
+
+def test_the_shell_shows_the_table(report):
+    assert repr(report) == str(report)
+
+
+def test_long_names_are_cut(report):
+    report.entries[1].name = "a name that goes on and on without any end"
+    assert max(map(len, str(report).splitlines())) <= 108
+    assert "a name that goes on a..." in str(report)
+
+
+def test_frame(report):
+    frame = report.to_frame()
+    assert frame.index.tolist() == ["float", "int8", "pruned & int8"]
+    assert frame.loc["int8", "accuracy_delta"] == pytest.approx(-0.025)
+    assert frame.loc["int8", "bytes_delta"] == -2750
+    assert frame.loc["float", "latency_ms_delta"] == 0
+    assert "calibration_error" not in frame
+    assert set(frame.dtypes) == {np.dtype("float64")}
+
+
+def test_entries_by_name(report):
+    assert report["int8"] is report.entries[1]
+    with pytest.raises(KeyError, match="no entry 'int4'"):
+        report["int4"]
+
+
+def test_json_round_trip(report, tmp_path):
+    path = report.to_json(tmp_path / "deep" / "report.json")
+    document = json.loads(path.read_text())
+    assert document["entries"][1]["deltas"]["accuracy"] == pytest.approx(-0.025)
+    assert document["metadata"]["seed"] == 7
+    assert Report.from_json(path) == report
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"version": 99, "entries": []}'])
+def test_bad_json(text, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="report"):
+        Report.from_json(path)
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.tags, self.links, self.text = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href"):
+                self.links.append(value)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_page_is_self_contained(report, tmp_path):
+    path = report.to_html(tmp_path / "report.html")
+    text = path.read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in [tag for tag in page.tags if tag == "script"]
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
+    # 3 trade-offs, 2 of latency, sparsity of the pruned one, 3 matrices and 2 changes.
+    assert page.tags.count("svg") == 11
+    assert "prefers-color-scheme: dark" in text
+    assert "width=device-width" in text
+    assert "<star>" not in text
+    assert "pruned &amp; int8" in text
+
+
+def test_plots_follow_the_colour_scheme(report, tmp_path):
+    from tfcompress.evaluation.palette import TONES
+
+    text = report.to_html(tmp_path / "report.html").read_text()
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    assert "var(--entry-2)" in drawings
+    assert not [tone.light for tone in TONES if tone.light in drawings]
+
+
+def test_the_same_plot_gives_the_same_drawing(report):
+    from tfcompress.evaluation.svg import svg
+
+    first, second = (svg(report.plot("size"), "a", "plot") for _ in range(2))
+    assert first == second
+    other = svg(report.plot("size"), "b", "plot")
+    assert not set(re.findall(r' id="([^"]+)"', first)) & set(re.findall(r' id="([^"]+)"', other))
+
+
+def test_page_of_a_regression(report, tmp_path):
+    report.task, report.classes = "regression", None
+    for item in report.entries:
+        item.per_class = item.confusion = None
+        item.disagreements, item.disagreement_count = [], 0
+        figures = {key: item.figures[key] for key in ("bytes", "gzip_bytes", "parameters")}
+        item.figures = {"mae": 0.5, "mse": 0.4, **figures}
+        item.latency = None
+    text = report.to_html(tmp_path / "report.html").read_text()
+    assert text.count("<svg") == 3
+    assert "Confusion" not in text
+    assert "MAE" in str(report)
+    assert "accuracy" not in str(report)
+
+
+def test_notebook_table(report):
+    text = report._repr_html_()
+    assert "<script" not in text
+    assert text.count("<table") == 3
+    assert "pruned &amp; int8" in text
+    assert "87.50" in text
+
+
+@pytest.mark.parametrize(
+    "kind", ["size", "gzip", "speed", "latency", "distribution", "sparsity", "confusion"]
+)
+def test_plots(report, kind):
+    axes = report.plot(kind, entry="pruned & int8")
+    axes.figure.canvas.draw()
+    assert axes.has_data()
+
+
+def test_plots_into_given_axes(report):
+    from matplotlib.figure import Figure
+
+    given = Figure().add_subplot()
+    assert report.plot(ax=given) is given
+    xs = sorted(line.get_xdata()[0] for line in given.lines if line.get_marker() in "osD")
+    assert xs == [1000, 1250, 4000]
+
+
+def test_sparsity_plot_shows_the_sparsity(report):
+    axes = report.plot("sparsity")
+    widths = [patch.get_width() for patch in axes.patches]
+    assert widths == pytest.approx([100, 80])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["conv/kernel"]
+
+
+def test_plots_leave_pyplot_alone(report):
+    import sys
+
+    before = "matplotlib.pyplot" in sys.modules
+    report.plot("latency")
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_plots_that_are_not_there(report):
+    with pytest.raises(ValueError, match="`kind` must be one of 'size'"):
+        report.plot("pie")
+    for item in report.entries:
+        item.figures["bytes"] = None
+        item.confusion = None
+    with pytest.raises(ValueError, match="There is no 'size' plot"):
+        report.plot("size")
+    with pytest.raises(ValueError, match="no confusion matrix"):
+        report.plot("confusion")

@@ -1,0 +1,140 @@
+"""What was measured of one entry, as plain data that survives JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tfcompress.evaluation.metrics import ClassScores
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of single invocations at batch 1.
+
+    Attributes:
+        samples: Milliseconds of every timed invocation, in the order of measurement.
+        threads: Threads of the runtime; `None` where the backend decides.
+        runtime: What ran the model, for example `"LiteRT"`.
+    """
+
+    samples: tuple[float, ...]
+    threads: int | None
+    runtime: str
+
+    @property
+    def described(self) -> str:
+        """The runtime and its threads, for people."""
+        if self.threads is None:
+            return self.runtime
+        return f"{self.runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """One weight tensor.
+
+    Attributes:
+        name: Where it belongs.
+        shape: Shape as stored.
+        dtype: Stored type.
+        size: Number of elements.
+        nonzeros: How many are not zero.
+        bytes: Stored bytes.
+        scales: Quantization scales: 0 for none, 1 per tensor, more per channel.
+        operator: What computes with it: a LiteRT operator or a Keras layer class.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    nonzeros: int
+    bytes: int
+    scales: int
+    operator: str
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros."""
+        return 1 - self.nonzeros / self.size if self.size else 0.0
+
+    @property
+    def bits(self) -> float:
+        """Stored bits per element."""
+        return 8 * self.bytes / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A test sample on which an entry and the baseline predict different classes.
+
+    Attributes:
+        index: Position in the data.
+        label: True class id.
+        baseline: Class id that the baseline predicts.
+        predicted: Class id that this entry predicts.
+        margin: This entry's output for its choice minus its output for the baseline's choice:
+            small for near-ties.
+    """
+
+    index: int
+    label: int
+    baseline: int
+    predicted: int
+    margin: float
+
+
+@dataclass
+class EntryResult:
+    """Everything measured of one entry.
+
+    Attributes:
+        name: Its name in the comparison.
+        kind: `"keras"` or `"tflite"`.
+        source: File name, or what kind of object it was.
+        figures: Value by figure name; `None` where it does not apply. See
+            `tfcompress.evaluation.figures.FIGURES`.
+        latency: Single invocations, or `None` if they were not timed.
+        weights: All weight tensors.
+        per_class: Scores of every class, or `None` for regression.
+        confusion: Counts, a row a label and a column a prediction, or `None`.
+        disagreements: Some samples on which it differs from the baseline, clearest first.
+        disagreement_count: How many there are in all.
+        float_islands: Operators of a .tflite file that compute in float.
+        fidelity: How faithful the file is to its Keras model, if the exporter measured it.
+    """
+
+    name: str
+    kind: str
+    source: str
+    figures: dict[str, float | None]
+    latency: Latency | None = None
+    weights: list[LayerWeight] = field(default_factory=list)
+    per_class: list[ClassScores] | None = None
+    confusion: list[list[int]] | None = None
+    disagreements: list[Disagreement] = field(default_factory=list)
+    disagreement_count: int = 0
+    float_islands: list[str] = field(default_factory=list)
+    fidelity: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EntryResult:
+        """Rebuild what `to_dict` wrote."""
+        values = dict(fields)
+        if values["latency"] is not None:
+            latency = values["latency"]
+            values["latency"] = Latency(**{**latency, "samples": tuple(latency["samples"])})
+        values["weights"] = [
+            LayerWeight(**{**weight, "shape": tuple(weight["shape"])})
+            for weight in values["weights"]
+        ]
+        if values["per_class"] is not None:
+            values["per_class"] = [ClassScores(**row) for row in values["per_class"]]
+        values["disagreements"] = [Disagreement(**row) for row in values["disagreements"]]
+        return cls(**values)
