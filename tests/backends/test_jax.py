@@ -1,0 +1,75 @@
+"""Training on JAX where TensorFlow cannot even be imported, and exporting on TensorFlow."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import sys
+
+sys.modules["tensorflow"] = None  # any import of it raises
+import keras
+import numpy as np
+from keras import layers
+
+import tfcompress as tfc
+
+folder = sys.argv[1]
+data = np.load(folder + "/data.npz")
+x, y = data["x"], data["y"]
+keras.utils.set_random_seed(0)
+inputs = keras.Input((8, 8, 1), name="image")
+a = layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv")(inputs)
+a = layers.ReLU()(layers.BatchNormalization()(a))
+b = layers.SeparableConv2D(16, 3, padding="same", activation="relu", name="separable")(a)
+a = layers.MaxPooling2D(2)(layers.Add()([a, b]))
+a = layers.Flatten()(a)
+model = keras.Model(inputs, layers.Dense(10, activation="softmax", name="head")(a))
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+prune = tfc.callbacks.MagnitudePruning(0.75)
+model.fit(x, y, epochs=6, batch_size=32, verbose=0, callbacks=[prune])
+qat = tfc.quantize_aware(model, calibration=x[:64], verbose=False)
+qat.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+schedule = tfc.callbacks.QuantizationSchedule(freeze_batchnorm=0.5, freeze_ranges=0.5)
+qat.fit(x, y, epochs=4, batch_size=32, verbose=0, callbacks=[schedule])
+qat.save(folder + "/qat.keras")
+kernels = np.concatenate(
+    [np.ravel(w) for w in tfc.strip(qat).get_weights() if w.ndim >= 2]
+)
+np.savez(
+    folder + "/jax.npz",
+    outputs=qat.predict(x[:256], verbose=0),
+    sparsity=np.mean(kernels == 0),
+    accuracy=qat.evaluate(x, y, verbose=0)[1],
+)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax: pip install jax")
+def test_prune_and_quantize_on_jax_then_export_on_tensorflow(tmp_path, digits):
+    x, y = digits.train
+    np.savez(tmp_path / "data.npz", x=x[:640], y=y[:640])
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, env=environment, timeout=600
+    )
+    qat = keras.models.load_model(tmp_path / "qat.keras", compile=False)
+    seen = np.load(tmp_path / "jax.npz")
+    assert seen["accuracy"] > 0.9
+    assert seen["sparsity"] >= 0.74
+    # Two backends sum in different orders, which can move a value across a rounding boundary.
+    assert np.abs(qat.predict(x[:256], verbose=0) - seen["outputs"]).max() <= 4 / 256
+    artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=x[:256])
+    assert artifact.float_islands == []
+    assert artifact.fidelity.max_quanta <= 4
+    assert artifact.fidelity.agreement >= 0.995

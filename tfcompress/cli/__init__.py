@@ -1,0 +1,1 @@
+"""The `tfcompress` command line; one file a command."""

@@ -1,0 +1,44 @@
+"""From a recipe's sections to the callbacks and schemes that they stand for."""
+
+from __future__ import annotations
+
+from tfcompress.callbacks import MagnitudePruning, QuantizationSchedule
+from tfcompress.quantization import schemes
+from tfcompress.recipe.schema import PruneSection, QuantizeSection, Recipe
+
+
+def pruning_callback(section: PruneSection) -> MagnitudePruning:
+    """Return the callback that a `prune` section describes.
+
+    Raises:
+        ValueError: If the schedule is unknown.
+    """
+    settings = section.model_dump(
+        include={"sparsity", "schedule", "begin", "end", "scope", "include", "exclude"}
+    )
+    if section.frequency is not None:
+        settings["frequency"] = section.frequency
+    return MagnitudePruning(**settings)
+
+
+def quantization_callback(section: QuantizeSection) -> QuantizationSchedule:
+    """Return the callback that a `quantize` section describes."""
+    return QuantizationSchedule(
+        begin=section.begin,
+        freeze_ranges=section.freeze_ranges,
+        freeze_batchnorm=section.freeze_batchnorm,
+    )
+
+
+def techniques(recipe: Recipe) -> list[tuple[str, MagnitudePruning | schemes.Scheme]]:
+    """Return what a recipe does to a trained model, as `("prune", …)` and `("quantize", …)`.
+
+    Raises:
+        ValueError: If a schedule or scheme is unknown.
+    """
+    found: list[tuple[str, MagnitudePruning | schemes.Scheme]] = []
+    if recipe.prune is not None:
+        found.append(("prune", pruning_callback(recipe.prune)))
+    if recipe.quantize is not None:
+        found.append(("quantize", schemes.get(recipe.quantize.scheme)))
+    return found
