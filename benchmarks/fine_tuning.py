@@ -1,0 +1,78 @@
+"""What every fine-tuning of the ResNet8 benchmark shares: epochs, learning rates, seeds, schedule.
+
+Both libraries read these, and nothing else, so that a difference in the results is a difference
+between the libraries.
+"""
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+import cifar10
+import numpy as np
+
+BATCH_SIZE = 128
+SPARSITY = 0.8
+# Sparsity grows over the first half of the steps; the second half lets the network recover.
+PRUNING_BEGIN, PRUNING_END = 0.0, 0.5
+PRUNING_FREQUENCY = 20
+CALIBRATION_SAMPLES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How one stage trains: Adam, the learning rate falling along a cosine to zero.
+
+    Attributes:
+        epochs: Passes over the 50,000 training images.
+        learning_rate: The rate of the first step.
+        seed: Seed of the order and of the augmentation.
+    """
+
+    epochs: int
+    learning_rate: float
+    seed: int
+
+
+POLICIES = {
+    "qat": Policy(epochs=2, learning_rate=5e-4, seed=1),
+    "prune": Policy(epochs=4, learning_rate=2e-3, seed=2),
+    "pqat": Policy(epochs=2, learning_rate=1e-3, seed=3),
+}
+
+
+def steps_per_epoch(arrays: dict[str, np.ndarray]) -> int:
+    """Full batches in the training images."""
+    return len(arrays["x_train"]) // BATCH_SIZE
+
+
+def fine_tune(
+    model: Any,
+    keras: ModuleType,
+    arrays: dict[str, np.ndarray],
+    policy: Policy,
+    callbacks: list[Any],
+) -> None:
+    """Compiles `model` and trains it by `policy`, without XLA in either library.
+
+    Args:
+        model: A model of `keras`.
+        keras: The module the model belongs to, `keras` or `tf_keras`.
+        arrays: The decoded CIFAR-10.
+        policy: Epochs, learning rate and seed.
+        callbacks: Callbacks of the library under test.
+    """
+    stream, steps = cifar10.training_stream(arrays, BATCH_SIZE, policy.seed)
+    schedule = keras.optimizers.schedules.CosineDecay(policy.learning_rate, steps * policy.epochs)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    model.fit(stream, epochs=policy.epochs, steps_per_epoch=steps, callbacks=callbacks, verbose=2)
+
+
+def calibration(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The first training images, not augmented: `(256, 32, 32, 3)` float32."""
+    return cifar10.scaled(arrays["x_train"][:CALIBRATION_SAMPLES])

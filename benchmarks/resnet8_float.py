@@ -1,0 +1,96 @@
+"""The float stage of the ResNet8 benchmark: the baseline that both libraries start from."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import cifar10
+import models
+import numpy as np
+import scores
+
+BATCH_SIZE = 64
+# Height of the crops in pixels, and epochs with them: small crops cost 0.4 and 0.6 of the time of
+# whole images and teach nearly as much early on; the last epochs see whole images.
+PHASES = ((20, 8), (24, 10), (32, 7))
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 0.01
+SEED = 0
+
+
+def _new_model(steps: int, epochs: int) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(SEED)
+    model = models.resnet8(keras, size=None)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps * (epochs - 1), warmup_target=LEARNING_RATE, warmup_steps=steps
+    )
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return model
+
+
+def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Trains the float model and writes its weights to `float.npz`.
+
+    A run that was stopped continues with the epoch after the last one that it finished.
+
+    Args:
+        work: The work folder.
+        arrays: The decoded CIFAR-10.
+
+    Returns:
+        The accuracy in percent and how it was trained.
+    """
+    import keras
+
+    checkpoint, progress = work / "float_last.keras", work / "float_progress.json"
+    steps = len(arrays["x_train"]) // BATCH_SIZE
+    sizes = [size for size, epochs in PHASES for _ in range(epochs)]
+    images = cifar10.scaled(arrays["x_test"])
+    done = 0
+    if progress.exists():
+        done = json.loads(progress.read_text())["epochs"]
+        model = keras.models.load_model(checkpoint)
+    else:
+        model = _new_model(steps, len(sizes))
+    for epoch in range(done, len(sizes)):
+        start = time.monotonic()
+        stream, _ = cifar10.training_stream(arrays, BATCH_SIZE, SEED, epoch, sizes[epoch])
+        history = model.fit(stream, steps_per_epoch=steps, epochs=1, verbose=0).history
+        aside = work / "float_aside.keras"
+        model.save(aside)
+        os.replace(aside, checkpoint)
+        progress.write_text(json.dumps({"epochs": epoch + 1}))
+        line = (
+            f"epoch {epoch + 1}/{len(sizes)} at {sizes[epoch]} pixels: loss "
+            f"{history['loss'][0]:.4f}, accuracy {100 * history['accuracy'][0]:.2f}"
+        )
+        if sizes[epoch] == images.shape[1]:
+            outputs = model.predict(images, batch_size=500, verbose=0)
+            line += f", test accuracy {scores.accuracy(outputs, arrays['y_test']):.2f}"
+        print(f"{line}, {time.monotonic() - start:.0f} s", flush=True)
+    final = models.resnet8(keras)
+    final.set_weights(model.get_weights())
+    final.save(work / "float.keras")
+    np.savez(work / "float.npz", *final.get_weights())
+    outputs = final.predict(images, batch_size=500, verbose=0)
+    return {
+        "keras_accuracy": scores.accuracy(outputs, arrays["y_test"]),
+        "parameters": final.count_params(),
+        "training": {
+            "crop_sizes_and_epochs": PHASES,
+            "batch_size": BATCH_SIZE,
+            "optimizer": "AdamW",
+            "learning_rate": LEARNING_RATE,
+            "weight_decay": WEIGHT_DECAY,
+            "seed": SEED,
+        },
+    }

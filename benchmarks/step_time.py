@@ -1,0 +1,157 @@
+"""Step time of pruning and of quantization-aware training beside the same float model.
+
+    python benchmarks/step_time.py
+
+The variants live in one process and take turns step by step, so that a busy machine slows all of
+them alike; the figures are medians.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+
+GOALS = {"pruning": 1.05, "qat": 1.35}
+WARM_UP_STEPS = 5
+SEED = 0
+
+
+class Variant:
+    """A compiled model and the callbacks that `fit` would call, driven one step at a time.
+
+    Args:
+        model: A Keras model, not compiled.
+        callbacks: Callbacks of the technique under test.
+        steps: Steps that will be taken, which schedules are planned for.
+        jit: Whether XLA compiles the step.
+    """
+
+    def __init__(self, model: Any, callbacks: list[Any], steps: int, jit: bool) -> None:
+        import keras
+
+        self.model = model
+        self.model.compile(
+            keras.optimizers.Adam(1e-4),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=jit,
+        )
+        self.callbacks = keras.callbacks.CallbackList(
+            callbacks, model=model, epochs=1, steps=steps, verbose=0
+        )
+        self.seconds: list[float] = []
+        self.callbacks.on_train_begin()
+        self.callbacks.on_epoch_begin(0)
+
+    def step(self, index: int, images: np.ndarray, labels: np.ndarray) -> None:
+        """Takes one training step, callbacks included, and records its duration."""
+        start = time.perf_counter()
+        self.callbacks.on_train_batch_begin(index)
+        logs = self.model.train_on_batch(images, labels, return_dict=True)
+        self.callbacks.on_train_batch_end(index, logs)
+        self.seconds.append(time.perf_counter() - start)
+
+
+def measured(name: str, batch_size: int, steps: int, jit: bool) -> dict[str, Any]:
+    """Times float, pruning and QAT of one model.
+
+    Args:
+        name: A function of `models`.
+        batch_size: Images a step.
+        steps: Steps that are timed for each variant, after 5 that are not.
+        jit: Whether XLA compiles the step.
+
+    Returns:
+        Median milliseconds a step and the ratio to float for each variant, with the goals.
+    """
+    import keras
+
+    import tfcompress as tfc
+
+    generator = np.random.default_rng(SEED)
+    images = generator.random((batch_size, 32, 32, 3), dtype=np.float32)
+    labels = generator.integers(0, 10, batch_size)
+    keras.utils.set_random_seed(SEED)
+    build = getattr(models, name)
+    model = build(keras)
+    total = steps + WARM_UP_STEPS
+    variants = {
+        "float": Variant(model, [], total, jit),
+        "pruning": Variant(
+            keras.models.clone_model(model),
+            [tfc.callbacks.MagnitudePruning(sparsity=0.8, frequency=20)],
+            total,
+            jit,
+        ),
+        "qat": Variant(
+            tfc.quantize_aware(model, "int8", calibration=images),
+            [tfc.callbacks.QuantizationSchedule()],
+            total,
+            jit,
+        ),
+    }
+    for index in range(total):
+        for variant in variants.values():
+            variant.step(index, images, labels)
+    baseline = statistics.median(variants["float"].seconds[WARM_UP_STEPS:])
+    result: dict[str, Any] = {"model": name, "batch_size": batch_size, "steps": steps, "jit": jit}
+    for label, variant in variants.items():
+        median = statistics.median(variant.seconds[WARM_UP_STEPS:])
+        result[label] = {
+            "milliseconds": round(median * 1e3, 2),
+            "mean_milliseconds": round(statistics.fmean(variant.seconds[WARM_UP_STEPS:]) * 1e3, 2),
+            "ratio": round(median / baseline, 3),
+        }
+        if label in GOALS:
+            result[label]["goal"] = GOALS[label]
+            result[label]["met"] = result[label]["ratio"] <= GOALS[label]
+    return result
+
+
+def main() -> None:
+    """Times every model with and without XLA and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step_time.json"))
+    parser.add_argument("--models", default="resnet8,mobilenet_tiny")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=60)
+    arguments = parser.parse_args()
+
+    import keras
+    import tensorflow as tf
+
+    results = []
+    for name in arguments.models.split(","):
+        for jit in (False, True):
+            result = measured(name, arguments.batch_size, arguments.steps, jit)
+            results.append(result)
+            ratios = ", ".join(
+                f"{label} {result[label]['ratio']}x (goal {goal}x)" for label, goal in GOALS.items()
+            )
+            milliseconds = result["float"]["milliseconds"]
+            compiler = "XLA" if jit else "no XLA"
+            print(f"{name}, {compiler}: float {milliseconds} ms, {ratios}", flush=True)
+    summary = {
+        "command": "python benchmarks/step_time.py",
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        "results": results,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    aside = arguments.output.with_suffix(".aside")
+    aside.write_text(json.dumps(summary, indent=2) + "\n")
+    os.replace(aside, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
