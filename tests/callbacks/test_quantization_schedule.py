@@ -89,7 +89,7 @@ def test_resumed_training_goes_on_where_it_was():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"begin": -1}, "begin"), ({"freeze_ranges": 1.5}, "fraction of the training")],
+    [({"begin": -1}, "begin"), ({"freeze_ranges": 1.5}, "share of the training")],
 )
 def test_bad_positions_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 import pytest
 
-from tfcompress.pruning.timetable import check_moment, make_timetable
+from tfcompress.moments import check_moment
+from tfcompress.pruning.timetable import make_timetable
 
 
 def updates(timetable, steps, steps_per_execution=1, start=0, last=-1):

@@ -10,6 +10,7 @@ import keras
 from absl import logging
 
 from tfcompress.graph.selection import Patterns, as_patterns, pattern_config
+from tfcompress.moments import check_moment
 from tfcompress.pruning import schedules
 from tfcompress.pruning.averages import keeps_averages, mask_averages
 from tfcompress.pruning.enforcement import Enforcement, enforcement_for
@@ -17,7 +18,7 @@ from tfcompress.pruning.progress import SCOPES, MaskProgress
 from tfcompress.pruning.resumption import find_position
 from tfcompress.pruning.state import Mask, PruningState, attach_state
 from tfcompress.pruning.targets import PruningTarget, SkippedWeight, prunable_weights
-from tfcompress.pruning.timetable import PruningTimetable, check_moment, make_timetable
+from tfcompress.pruning.timetable import PruningTimetable, make_timetable
 
 
 class MagnitudePruning(keras.callbacks.Callback):

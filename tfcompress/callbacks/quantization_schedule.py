@@ -73,7 +73,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
                 f"QuantizationSchedule needs a quantization-aware model, but '{self.model.name}' "
                 "has no quantizers. Make one with `tfcompress.quantize_aware(model)`."
             )
-        self._steps = self._clock.start(self.params)
+        self._clock.start(self.params)
         self._state = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -91,12 +91,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         self._switch(True, False, False)
 
     def _apply(self) -> None:
-        step = self._clock.step
-
-        def reached(name: str) -> bool:
-            position = self._steps[name]
-            return position is not None and step >= position
-
+        reached = self._clock.reached
         self._switch(reached("begin"), reached("freeze_ranges"), reached("freeze_batchnorm"))
 
     def _switch(self, quantizing: bool, ranges_frozen: bool, batchnorm_frozen: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tfcompress.moments import step_of
+
 # Enough updates for a cubic schedule to be smooth; more often than every 100 steps gains nothing
 # in long trainings (Zhu and Gupta 2017 use 100 to 1000).
 _MIN_UPDATES = 25
@@ -77,23 +79,6 @@ class PruningTimetable:
         return replace(self, total=total)
 
 
-def check_moment(name: str, value: object) -> None:
-    """Check a `begin` or `end`.
-
-    Raises:
-        ValueError: If it is neither a step, an int of at least 0, nor a share of the training, a
-            float in [0, 1].
-    """
-    valid = not isinstance(value, bool) and (
-        (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
-    )
-    if not valid:
-        raise ValueError(
-            f"`{name}` must be a training step (an int of at least 0) or a share of the training "
-            f"(a float in [0, 1]). Received: {name}={value!r}"
-        )
-
-
 def make_timetable(
     begin: int | float,
     end: int | float,
@@ -119,8 +104,8 @@ def make_timetable(
             shares of a training whose length is unknown.
     """
     total = epochs * steps_per_epoch if epochs and steps_per_epoch else None
-    first = _step("begin", begin, total)
-    last = _step("end", end, total)
+    first = step_of("begin", begin, total)
+    last = step_of("end", end, total)
     length = (
         f"The training has {total} steps ({epochs} epochs of {steps_per_epoch})."
         if total is not None
@@ -144,17 +129,3 @@ def make_timetable(
     if frequency is None:
         frequency = max(1, min(_MAX_FREQUENCY, (last - first) // _MIN_UPDATES))
     return PruningTimetable(first, last, frequency, total)
-
-
-def _step(name: str, value: int | float, total: int | None) -> int:
-    if isinstance(value, int):
-        return value
-    if value == 0.0:
-        return 0
-    if total is None:
-        raise ValueError(
-            f"`{name}` is a share of the training, whose length is unknown: the data does not say "
-            "how many batches it has. Give `begin` and `end` in steps (ints), or pass "
-            f"`steps_per_epoch` to `fit`. Received: {name}={value!r}"
-        )
-    return round(value * total)
