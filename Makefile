@@ -43,5 +43,5 @@ lint: $(VENV)/.installed-dev  ## formatting, lint and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-test  ## the benchmarks against tfmot and the plain converter
-	$(BIN)/python -m benchmarks.resnet8_cifar10
-	$(BIN)/python -m benchmarks.step_time
+	$(BIN)/python benchmarks/resnet8_cifar10.py
+	$(BIN)/python benchmarks/step_time.py
