@@ -52,3 +52,11 @@ def test_importing_is_lean():
     light, everything = result.stdout.strip().splitlines()[-2:]
     assert light == "light: []", "import tfcompress, its help and inspect_file load heavy libraries"
     assert everything == "all: []", "a public name loads a heavy library when it is only looked up"
+
+
+def test_quantization_aware_files_load_after_plain_imports():
+    script = (
+        "import keras, tfcompress; "
+        "assert keras.saving.get_registered_object('tfcompress>QuantizedLayer') is not None"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)

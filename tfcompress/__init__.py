@@ -67,3 +67,8 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+# `keras.models.load_model` must know the wrappers of a quantization-aware model. A program without
+# Keras, such as `tfcompress inspect`, is spared the import.
+if "keras" in sys.modules:
+    import_module("tfcompress.quantization")

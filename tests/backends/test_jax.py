@@ -37,14 +37,15 @@ a = layers.Flatten()(a)
 model = keras.Model(inputs, layers.Dense(10, activation="softmax", name="head")(a))
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 prune = tfc.callbacks.MagnitudePruning(0.75)
-model.fit(x, y, epochs=6, batch_size=32, verbose=0, callbacks=[prune])
+model.fit(x, y, epochs=12, batch_size=32, verbose=0, callbacks=[prune])
 qat = tfc.quantize_aware(model, calibration=x[:64], verbose=False)
 qat.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 schedule = tfc.callbacks.QuantizationSchedule(freeze_batchnorm=0.5, freeze_ranges=0.5)
-qat.fit(x, y, epochs=4, batch_size=32, verbose=0, callbacks=[schedule])
+qat.fit(x, y, epochs=6, batch_size=32, verbose=0, callbacks=[schedule])
 qat.save(folder + "/qat.keras")
+# Depthwise kernels, the only ones that end in 1, are not pruned.
 kernels = np.concatenate(
-    [np.ravel(w) for w in tfc.strip(qat).get_weights() if w.ndim >= 2]
+    [np.ravel(w) for w in tfc.strip(qat).get_weights() if w.ndim >= 2 and w.shape[-1] > 1]
 )
 np.savez(
     folder + "/jax.npz",
@@ -66,7 +67,7 @@ def test_prune_and_quantize_on_jax_then_export_on_tensorflow(tmp_path, digits):
     qat = keras.models.load_model(tmp_path / "qat.keras", compile=False)
     seen = np.load(tmp_path / "jax.npz")
     assert seen["accuracy"] > 0.9
-    assert seen["sparsity"] >= 0.74
+    assert seen["sparsity"] >= 0.75
     # Two backends sum in different orders, which can move a value across a rounding boundary.
     assert np.abs(qat.predict(x[:256], verbose=0) - seen["outputs"]).max() <= 4 / 256
     artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=x[:256])

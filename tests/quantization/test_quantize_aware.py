@@ -21,7 +21,7 @@ def everything():
     x = layers.Rescaling(2.0, -1.0, name="rescale")(x)
     x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(x)
     x = layers.BatchNormalization(name="bn")(x)
-    x = layers.ReLU(name="relu")(x)
+    x = layers.ReLU(name="first_relu")(x)
     y = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")(x)
     y = layers.Conv2D(4, 1, groups=2, name="grouped")(y)
     y = layers.Conv2D(4, 3, dilation_rate=2, padding="same", name="dilated")(y)

@@ -176,7 +176,8 @@ def write_artifact(
         # Made from the file that is still aside, so that a fault in the facts replaces nothing.
         artifact = Artifact.describe(
             aside,
-            scheme,
+            # The file is int8, however its ranges were found.
+            "int8" if scheme == "fake_quant" else scheme,
             io,
             fidelity=fidelity,
             inspection=inspection,

@@ -61,7 +61,7 @@ class ActivationQuantizer(keras.layers.Layer):
         super().__init__(**kwargs)
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1). Received: {momentum}")
-        self.fixed_range = None if fixed_range is None else tuple(float(x) for x in fixed_range)
+        self.fixed_range = None if fixed_range is None else tuple(map(float, fixed_range))
         self.momentum = momentum
         self.bits = bits
         self.requantized = tuple(requantized)
@@ -120,7 +120,8 @@ class ActivationQuantizer(keras.layers.Layer):
         if not self.quantizing or self.calibrating:
             return x
         if self.fixed_range is not None:
-            return round_to_codes(x, *self.fixed_range, self.bits)
+            low, high = self.fixed_range
+            return round_to_codes(x, low, high, self.bits)
         rounded = round_to_codes(x, self.low.value, self.high.value, self.bits)
         return ops.where(self.calibrated.value > 0, rounded, x)
 
