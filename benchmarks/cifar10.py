@@ -54,11 +54,12 @@ def augmented_batches(
     seed: int,
     first_epoch: int = 0,
     size: int = 32,
+    padding: int = PADDING,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless shuffled batches of random square crops, half of them mirrored.
 
-    Images are padded with 4 pixels of zeros where the crop has the size of the image (shifts of up
-    to 4 pixels); smaller crops come from inside the image. The stream depends on `seed` and the
+    Images are padded with zeros where the crop has the size of the image (shifts of up to `padding`
+    pixels); smaller crops come from inside the image. The stream depends on `seed` and the
     epoch number only, so every library sees the same images in the same order, and a resumed
     training continues where it was. The last incomplete batch of an epoch is dropped.
 
@@ -69,13 +70,14 @@ def augmented_batches(
         seed: Seed of order and augmentation.
         first_epoch: The epoch to start with. Defaults to 0.
         size: Height and width of the crops in pixels. Defaults to 32.
+        padding: Pixels of zeros on each side. Defaults to 4.
 
     Yields:
         `(batch_size, size, size, 3)` float32 in `[0, 1]` and `(batch_size,)` labels.
     """
     channels = images.shape[-1]
     if size == images.shape[1]:
-        images = np.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
+        images = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     # One axis for the bytes of an image row, because copying whole rows is several times faster
     # than indexing pixels.
     rows = images.reshape(len(images), images.shape[1], -1)
@@ -102,13 +104,14 @@ def training_stream(
     seed: int,
     first_epoch: int = 0,
     size: int = 32,
+    padding: int = PADDING,
 ) -> tuple[Any, int]:
     """The augmented training images as a prefetching `tf.data.Dataset`, and the steps an epoch."""
     import tensorflow as tf
 
     images, labels = arrays["x_train"], arrays["y_train"]
     dataset = tf.data.Dataset.from_generator(
-        lambda: augmented_batches(images, labels, batch_size, seed, first_epoch, size),
+        lambda: augmented_batches(images, labels, batch_size, seed, first_epoch, size, padding),
         output_signature=(
             tf.TensorSpec((batch_size, size, size, images.shape[-1]), tf.float32),
             tf.TensorSpec((batch_size,), tf.int64),

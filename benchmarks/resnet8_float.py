@@ -1,5 +1,7 @@
 """The float stage of the ResNet8 benchmark: the baseline that both libraries start from."""
 
+import dataclasses
+import itertools
 import json
 import os
 import time
@@ -12,21 +14,40 @@ import numpy as np
 import scores
 
 BATCH_SIZE = 64
-# Height of the crops in pixels, and epochs with them: small crops cost 0.4 and 0.6 of the time of
-# whole images and teach nearly as much early on; the last epochs see whole images.
-PHASES = ((20, 8), (24, 10), (32, 7))
-LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.01
 SEED = 0
 
 
-def _new_model(steps: int, epochs: int) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Cycle:
+    """A learning rate that rises for an epoch and falls to zero along a cosine.
+
+    Attributes:
+        peak: The highest learning rate.
+        phases: Height of the crops in pixels, and epochs with them.
+        padding: Pixels by which crops of whole images are shifted at most.
+    """
+
+    peak: float
+    phases: tuple[tuple[int, int], ...]
+    padding: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """The height of the crops in each epoch."""
+        return [size for size, epochs in self.phases for _ in range(epochs)]
+
+
+# Small crops cost 0.4 and 0.6 of the time of whole images and teach nearly as much early on. The
+# second cycle sees whole images that are shifted less: the network is too small to overfit soon.
+CYCLES = (Cycle(3e-3, ((20, 8), (24, 10), (32, 7)), 4), Cycle(2e-3, ((32, 8),), 2))
+
+
+def _compile(model: Any, steps: int, cycle: Cycle) -> None:
     import keras
 
-    keras.utils.set_random_seed(SEED)
-    model = models.resnet8(keras, size=None)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps * (epochs - 1), warmup_target=LEARNING_RATE, warmup_steps=steps
+        0.0, steps * (len(cycle.sizes) - 1), warmup_target=cycle.peak, warmup_steps=steps
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY),
@@ -34,7 +55,6 @@ def _new_model(steps: int, epochs: int) -> Any:
         metrics=["accuracy"],
         jit_compile=False,
     )
-    return model
 
 
 def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -53,27 +73,32 @@ def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
     checkpoint, progress = work / "float_last.keras", work / "float_progress.json"
     steps = len(arrays["x_train"]) // BATCH_SIZE
-    sizes = [size for size, epochs in PHASES for _ in range(epochs)]
+    plan = [(cycle, size) for cycle in CYCLES for size in cycle.sizes]
+    starts = list(itertools.accumulate((len(cycle.sizes) for cycle in CYCLES), initial=0))
     images = cifar10.scaled(arrays["x_test"])
     done = 0
     if progress.exists():
         done = json.loads(progress.read_text())["epochs"]
         model = keras.models.load_model(checkpoint)
     else:
-        model = _new_model(steps, len(sizes))
-    for epoch in range(done, len(sizes)):
+        keras.utils.set_random_seed(SEED)
+        model = models.resnet8(keras, size=None)
+    for epoch in range(done, len(plan)):
+        cycle, size = plan[epoch]
+        if epoch in starts:
+            _compile(model, steps, cycle)
         start = time.monotonic()
-        stream, _ = cifar10.training_stream(arrays, BATCH_SIZE, SEED, epoch, sizes[epoch])
+        stream, _ = cifar10.training_stream(arrays, BATCH_SIZE, SEED, epoch, size, cycle.padding)
         history = model.fit(stream, steps_per_epoch=steps, epochs=1, verbose=0).history
         aside = work / "float_aside.keras"
         model.save(aside)
         os.replace(aside, checkpoint)
         progress.write_text(json.dumps({"epochs": epoch + 1}))
         line = (
-            f"epoch {epoch + 1}/{len(sizes)} at {sizes[epoch]} pixels: loss "
+            f"epoch {epoch + 1}/{len(plan)} at {size} pixels: loss "
             f"{history['loss'][0]:.4f}, accuracy {100 * history['accuracy'][0]:.2f}"
         )
-        if sizes[epoch] == images.shape[1]:
+        if size == images.shape[1]:
             outputs = model.predict(images, batch_size=500, verbose=0)
             line += f", test accuracy {scores.accuracy(outputs, arrays['y_test']):.2f}"
         print(f"{line}, {time.monotonic() - start:.0f} s", flush=True)
@@ -86,10 +111,9 @@ def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "keras_accuracy": scores.accuracy(outputs, arrays["y_test"]),
         "parameters": final.count_params(),
         "training": {
-            "crop_sizes_and_epochs": PHASES,
+            "cycles": [dataclasses.asdict(cycle) for cycle in CYCLES],
             "batch_size": BATCH_SIZE,
             "optimizer": "AdamW",
-            "learning_rate": LEARNING_RATE,
             "weight_decay": WEIGHT_DECAY,
             "seed": SEED,
         },
