@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import keras
     import pandas
 
+    from tfcompress.graph.weights import Weight
+
 
 @dataclass(frozen=True)
 class PlanRow:
@@ -39,6 +41,29 @@ class PlanRow:
         if technique in self.actions:
             return ", ".join(f"{k} {v}" for k, v in self.actions[technique].items())
         return f"no: {self.skipped[technique]}" if technique in self.skipped else ""
+
+
+def weight_row(
+    weight: Weight,
+    actions: dict[str, dict[str, Any]] | None = None,
+    skipped: dict[str, str] | None = None,
+) -> PlanRow:
+    """The row of a weight.
+
+    Args:
+        weight: The weight.
+        actions: Settings by technique, for what is done to it.
+        skipped: Reasons by technique, for what is not.
+    """
+    return PlanRow(
+        weight.name,
+        weight.layer,
+        type(weight.owner).__name__,
+        "weight",
+        tuple(weight.variable.shape),
+        actions or {},
+        skipped or {},
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ import keras
 from keras.src import backend as keras_backend
 from keras.src.models.functional import Functional
 
+# Not exported by Keras, but the only way to have an object saved with a model that is no layer: a
+# layer would change the model's weights, summary and file, and plain Keras could not load it.
+from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
+
 
 @dataclass(frozen=True)
 class Call:
@@ -70,6 +74,22 @@ def functional_of(model: keras.Model) -> keras.Model | None:
 def flat_sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """`layer` and all layers inside it, each once."""
     return list(dict.fromkeys(layer._flatten_layers(include_self=True, recursive=True)))
+
+
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers directly inside a layer or model."""
+    inner = layer.layers if isinstance(layer, keras.Model) else layer._layers
+    return list(inner)
+
+
+def training_state_extras(model: keras.Model) -> list[Any]:
+    """A list whose members' `state` variables are part of the model's compiled training state.
+
+    Keras keeps seed generators there. They are in no weights, layers or files, which makes it the
+    place for variables that a compiled JAX step must see change.
+    """
+    extras: list[Any] = model._seed_generators
+    return extras
 
 
 def without_autocast() -> AbstractContextManager[Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.graph import keras_internals
 from tfcompress.pruning.state import Mask
 
 _ORIGINAL_STEP = "_tfcompress_original_step"
@@ -111,9 +112,7 @@ class TrainingStateEnforcement(Enforcement):
             keras.Variable(mask.numpy(), trainable=False, dtype="bool", name="pruning_mask")
             for mask in masks
         ]
-        # Private: the states of seed generators travel in the training state, but are no weights
-        # of the model, which its layers, files and `get_weights` would show.
-        model._seed_generators.extend(_MaskCopy(copy) for copy in self._copies)
+        keras_internals.training_state_extras(model).extend(map(_MaskCopy, self._copies))
         original = model.train_step
         object.__setattr__(model, _ORIGINAL_STEP, original)
 
@@ -153,8 +152,8 @@ class TrainingStateEnforcement(Enforcement):
             object.__delattr__(model, "train_step")
         else:
             model.train_step = original
-        generators = [g for g in model._seed_generators if not isinstance(g, _MaskCopy)]
-        model._seed_generators[:] = generators
+        extras = keras_internals.training_state_extras(model)
+        extras[:] = [extra for extra in extras if not isinstance(extra, _MaskCopy)]
         self._rebuild_step()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfcompress.graph.weights import weights_of
-from tfcompress.plan import Plan, PlanRow
+from tfcompress.plan import Plan, weight_row
 from tfcompress.pruning.targets import prunable_weights
 
 if TYPE_CHECKING:
@@ -35,15 +35,8 @@ def pruning_rows(model: keras.Model, callback: MagnitudePruning) -> Plan:
     rows = []
     for weight in weights_of(model):
         key = id(weight.variable)
-        rows.append(
-            PlanRow(
-                weight.name,
-                weight.layer,
-                type(weight.owner).__name__,
-                "weight",
-                tuple(weight.variable.shape),
-                {TECHNIQUE: dict(settings)} if key in pruned else {},
-                {} if key in pruned else {TECHNIQUE: reasons.get(key, "not trainable")},
-            )
-        )
+        if key in pruned:
+            rows.append(weight_row(weight, {TECHNIQUE: dict(settings)}))
+        else:
+            rows.append(weight_row(weight, skipped={TECHNIQUE: reasons.get(key, "not trainable")}))
     return Plan(model.name, tuple(rows))

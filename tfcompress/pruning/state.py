@@ -10,10 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-# Not exported by Keras, but the only way to have an object saved with a model that is no layer: a
-# layer would change the model's weights, summary and file, and plain Keras could not load it.
-from keras.src.saving.keras_saveable import KerasSaveable
-
+from tfcompress.graph.keras_internals import KerasSaveable
 from tfcompress.pruning.masks import count_true
 from tfcompress.pruning.targets import PruningTarget, prunable_weights
 

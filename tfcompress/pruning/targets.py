@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.graph import keras_internals
 from tfcompress.graph.selection import Pattern, Patterns, as_patterns, matches, unmatched_error
 from tfcompress.pruning.rules import pruning_rule
 
@@ -217,16 +218,13 @@ def _places(
         return
     seen.add(id(layer))
     yield _Place(layer, owners)
-    # Private: Keras has no public list of the layers inside a layer that is not a model.
-    inner = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    for sublayer in inner:
+    for sublayer in keras_internals.sublayers(layer):
         yield from _places(sublayer, (*owners, layer), seen)
 
 
 def _candidates(place: _Place, trainable: set[int]) -> Iterator[_Candidate]:
     layer = place.layer
-    sublayers = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    inner = {id(weight) for sublayer in sublayers for weight in sublayer.weights}
+    inner = {id(weight) for sub in keras_internals.sublayers(layer) for weight in sub.weights}
     wanted, on_request = _ruled_attributes(layer)
     rule = pruning_rule(layer)
     for variable in layer.weights:

@@ -8,7 +8,7 @@ import keras
 
 from tfcompress.graph import Graph, Node, Tensor, UntraceableModelError, flatten
 from tfcompress.graph.weights import Weight, weights_of
-from tfcompress.plan import Plan, PlanRow
+from tfcompress.plan import Plan, PlanRow, weight_row
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.placement import Placement
 from tfcompress.quantization.quantized_layer import QuantizedLayer
@@ -27,17 +27,7 @@ def plan_quantization(model: keras.Model, scheme: Scheme) -> Plan:
     try:
         graph = flatten(model)
     except UntraceableModelError as error:
-        rows = [
-            PlanRow(
-                weight.name,
-                weight.layer,
-                type(weight.owner).__name__,
-                "weight",
-                tuple(weight.variable.shape),
-                skipped={TECHNIQUE: str(error)},
-            )
-            for weight in weights_of(model)
-        ]
+        rows = [weight_row(weight, skipped={TECHNIQUE: str(error)}) for weight in weights_of(model)]
         return Plan(model.name, tuple(rows))
     return quantization_rows(graph, Placement(graph), scheme)
 
@@ -77,29 +67,17 @@ def _weight_rows(
     kernels = [] if reason else [id(kernel) for kernel, _ in rule.kernels(node.operation)]
     rows = []
     for weight in weights:
-        actions: dict[str, dict[str, Any]] = {}
-        skipped = {}
         if reason:
-            skipped[TECHNIQUE] = reason
-        elif id(weight.variable) in kernels:
-            actions[TECHNIQUE] = {"bits": scheme.weight_bits, "scale": "per channel"}
+            rows.append(weight_row(weight, skipped={TECHNIQUE: reason}))
+            continue
+        action: dict[str, Any] = {"bits": 32, "scale": "input x kernel"}
+        if id(weight.variable) in kernels:
+            action = {"bits": scheme.weight_bits, "scale": "per channel"}
         elif node in placement.folded:
-            actions[TECHNIQUE] = {"folded into": node.inputs[0].name}
+            action = {"folded into": node.inputs[0].name}
         elif isinstance(rule, ChannelAffineRule):
-            actions[TECHNIQUE] = {"becomes": "1x1 depthwise convolution"}
-        else:
-            actions[TECHNIQUE] = {"bits": 32, "scale": "input x kernel"}
-        rows.append(
-            PlanRow(
-                weight.name,
-                weight.layer,
-                node.type_name,
-                "weight",
-                tuple(weight.variable.shape),
-                actions,
-                skipped,
-            )
-        )
+            action = {"becomes": "1x1 depthwise convolution"}
+        rows.append(weight_row(weight, {TECHNIQUE: action}))
     return rows
 
 
