@@ -9,6 +9,7 @@ import keras
 from tfcompress.graph import Node, flatten, keras_internals
 from tfcompress.graph.rebuild import LayerCopies, rebuild
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.calibrate import wrappers_of
 from tfcompress.quantization.quantized_layer import QuantizedLayer, deployed
 from tfcompress.quantization.rules.channel_affine import channel_affine
 
@@ -38,7 +39,7 @@ def deployment_model(model: keras.Model) -> keras.Model:
     graph = flatten(model)
     copies = LayerCopies(graph, dtype="float32")
     quantizer_calls: dict[str, int] = {}
-    for wrapper in _wrappers(graph.nodes):
+    for wrapper in wrappers_of(model):
         wrapper.deployed_calls = 0
 
     def call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -63,10 +64,6 @@ def deployment_model(model: keras.Model) -> keras.Model:
     lowered = rebuild(graph, call)
     copies.copy_weights()
     return lowered
-
-
-def _wrappers(nodes: list[Node]) -> list[QuantizedLayer]:
-    return [node.operation for node in nodes if isinstance(node.operation, QuantizedLayer)]
 
 
 def _fixed(quantizer: ActivationQuantizer, calls: dict[str, int]) -> ActivationQuantizer:

@@ -16,7 +16,7 @@ from tfcompress.export.conversion import InputSpec, get_scheme, static_shapes
 from tfcompress.export.converter import RANDOM, convert, write_artifact
 from tfcompress.export.deployment import deployment_model, is_quantization_aware
 from tfcompress.export.sources import LiveModel
-from tfcompress.export.strip import strip
+from tfcompress.export.strip import check_zeros, strip
 from tfcompress.export.verification import Tolerance, random_samples
 from tfcompress.graph import flatten
 from tfcompress.graph.model_inputs import model_inputs
@@ -82,7 +82,7 @@ def export(
     else:
         wanted = [(spec.name, spec.shape[1:], spec.dtype) for spec in specs]
         samples, source = calibration_samples(calibration, wanted), "calibration"
-    strip(model)  # raises if a zero would be lost
+    check_zeros(model)
     return write_artifact(
         LiveModel(deployment_model(model), specs, reference=model),
         path,

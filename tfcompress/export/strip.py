@@ -13,6 +13,7 @@ from tfcompress.graph import Node, flatten, keras_internals
 from tfcompress.graph.rebuild import LayerCopies, rebuild
 from tfcompress.pruning import apply_masks
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.calibrate import wrappers_of
 from tfcompress.quantization.quantized_layer import QuantizedLayer
 
 
@@ -40,7 +41,7 @@ def strip(model: keras.Model) -> keras.Model:
     tfcompress.strip(pruned).save("pruned.keras")
     ```
     """
-    apply_masks(model)
+    check_zeros(model)
     if is_quantization_aware(model):
         stripped = _without_wrappers(model)
     elif isinstance(model, keras.Sequential) or _is_functional(model):
@@ -75,7 +76,6 @@ def _without_wrappers(model: keras.Model) -> keras.Model:
         if isinstance(operation, QuantizedLayer):
             if id(operation) not in plain:
                 plain[id(operation)] = operation.plain_copy()
-                _check_zeros(operation, plain[id(operation)])
             return plain[id(operation)](*args, **kwargs)
         return copies.copy(node)(*args, **kwargs)
 
@@ -84,15 +84,28 @@ def _without_wrappers(model: keras.Model) -> keras.Model:
     return stripped
 
 
-def _check_zeros(wrapper: QuantizedLayer, plain: keras.layers.Layer) -> None:
-    """Raise if a masked weight came out of baking as anything but zero."""
-    for (kernel, _), mask in zip(wrapper.rule.kernels(plain), wrapper.masks, strict=True):
-        if mask is None:
-            continue
-        pruned = ~ops.convert_to_numpy(mask)
-        lost = int(np.count_nonzero(ops.convert_to_numpy(kernel)[pruned]))
-        if lost:
-            raise ValueError(
-                f"Stripping '{wrapper.name}' would lose {lost} of {int(pruned.sum())} zeros of "
-                f"'{kernel.path}'."
-            )
+def check_zeros(model: keras.Model) -> None:
+    """Check that stripping a model would neither lose nor invent a zero.
+
+    Args:
+        model: A Keras model, pruned, quantization-aware, both, or neither.
+
+    Raises:
+        ValueError: If pruned weights are not zero any more, or a masked weight would come out of
+            baking as anything but zero.
+    """
+    apply_masks(model)
+    for wrapper in wrappers_of(model):
+        kernels = [kernel for kernel, _ in wrapper.rule.kernels(wrapper.layer)]
+        for kernel, value, mask in zip(
+            kernels, wrapper.baked_kernels(), wrapper.masks, strict=True
+        ):
+            if mask is None:
+                continue
+            pruned = ~ops.convert_to_numpy(mask)
+            lost = int(np.count_nonzero(value[pruned]))
+            if lost:
+                raise ValueError(
+                    f"Stripping '{wrapper.name}' would lose {lost} of {int(pruned.sum())} zeros "
+                    f"of '{kernel.path}'."
+                )

@@ -70,6 +70,8 @@ class QuantizedLayer(keras.layers.Wrapper):
         super().build(input_shape)
         for quantizer in self.inner.values():
             quantizer.build()
+        kernels = [kernel for kernel, _ in self.rule.kernels(self.layer)]
+        masked = self.masked or [False] * len(kernels)
         self.masks = [
             self.add_weight(
                 name=f"mask_{number}",
@@ -79,11 +81,9 @@ class QuantizedLayer(keras.layers.Wrapper):
                 trainable=False,
                 autocast=False,
             )
-            if masked
+            if keeps_zeros
             else None
-            for number, ((kernel, _), masked) in enumerate(
-                zip(self.rule.kernels(self.layer), self.masked or [False] * 99, strict=False)
-            )
+            for number, (kernel, keeps_zeros) in enumerate(zip(kernels, masked, strict=True))
         ]
 
     def quantized_kernels(self) -> list[tuple[keras.Variable, Any]]:
