@@ -92,7 +92,7 @@ def test_softmax_inside_a_layer_gets_an_inner_quantizer_and_a_fixed_range():
     x = keras.Input((4,), name="x")
     placement, _ = place(x, layers.Dense(3, activation="softmax", name="d")(x))
     node = placement.graph.nodes[0]
-    assert placement.rules[node].inner_quantizers(node) == ["pre_activation"]
+    assert placement.rules[node].inner_quantizers(node) == {"pre_activation": None}
     assert placement.group_of(node.outputs[0]).fixed_range == (0.0, 255 / 256)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +14,7 @@ from tfcompress.graph.rebuild import copy_variables
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.fake_quant import fake_quant_weight
 from tfcompress.quantization.rules import rule_of
+from tfcompress.quantization.substitution import substituted
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -28,7 +28,8 @@ class QuantizedLayer(keras.layers.Wrapper):
     Args:
         layer: The layer. Its class decides what is quantized, through the registered rules.
         weight_bits: Bits of a weight. Defaults to 8.
-        inner: Names of the activation quantizers inside the layer. Defaults to none.
+        inner: Names of the activation quantizers inside the layer, each with its fixed range or
+            None. Defaults to none.
         masked: For each kernel, whether its zeros are kept. Defaults to none.
         folded: Whether a batch normalization folds into the operation before it.
 
@@ -40,7 +41,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         self,
         layer: keras.layers.Layer,
         weight_bits: int = 8,
-        inner: Sequence[str] = (),
+        inner: Mapping[str, tuple[float, float] | None] | None = None,
         masked: Sequence[bool] = (),
         folded: bool = False,
         **kwargs: Any,
@@ -52,7 +53,8 @@ class QuantizedLayer(keras.layers.Wrapper):
         self.masked = list(masked)
         self.folded = folded
         self.inner = {
-            name: ActivationQuantizer(name=name, dtype=layer.dtype_policy) for name in inner
+            name: ActivationQuantizer(fixed_range, name=name, dtype=layer.dtype_policy)
+            for name, fixed_range in (inner or {}).items()
         }
         self.supports_masking = layer.supports_masking
         # Python switches, as in ActivationQuantizer.
@@ -99,25 +101,10 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the inner layer with its kernels quantized."""
-        with self._substituted_kernels():
-            return self.rule.call(self, inputs, *args, **kwargs)
-
-    @contextmanager
-    def _substituted_kernels(self) -> Iterator[None]:
-        attributes = self.layer.__dict__
-        saved: dict[str, keras.Variable] = {}
         pairs = self.quantized_kernels() if self.quantizing else self._masked_kernels()
-        try:
-            for kernel, value in pairs:
-                for name, attribute in attributes.items():
-                    if attribute is kernel:
-                        saved[name] = kernel
-                        break
-                # Through __dict__, past Keras' attribute tracking.
-                attributes[name] = ops.cast(value, self.compute_dtype)
-            yield
-        finally:
-            attributes.update(saved)
+        values = {id(kernel): ops.cast(value, self.compute_dtype) for kernel, value in pairs}
+        with substituted(self.layer, values):
+            return self.rule.call(self, inputs, *args, **kwargs)
 
     def _masked_kernels(self) -> list[tuple[keras.Variable, Any]]:
         kernels = [kernel for kernel, _ in self.rule.kernels(self.layer)]
@@ -135,6 +122,12 @@ class QuantizedLayer(keras.layers.Wrapper):
     def baked_kernels(self) -> list[np.ndarray]:
         """The masked and quantized values of the kernels."""
         return [ops.convert_to_numpy(value) for _, value in self.quantized_kernels()]
+
+    def constants(self) -> dict[int, np.ndarray]:
+        """By `id(variable)`, what the layer's variables are in the exported model."""
+        values = {id(v): ops.convert_to_numpy(v.value) for v in self.layer.variables}
+        kernels = [id(kernel) for kernel, _ in self.rule.kernels(self.layer)]
+        return {**values, **dict(zip(kernels, self.baked_kernels(), strict=True))}
 
     def baked_copy(self, **overrides: Any) -> keras.layers.Layer:
         """A copy of the inner layer for export, with the quantized kernels as its weights.
@@ -175,7 +168,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         return {
             **super().get_config(),
             "weight_bits": self.weight_bits,
-            "inner": list(self.inner),
+            "inner": {name: inner.fixed_range for name, inner in self.inner.items()},
             "masked": self.masked,
             "folded": self.folded,
         }

@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from tfcompress.graph import Node
 from tfcompress.quantization.rules.activations import activation_kind, activation_name
-from tfcompress.quantization.rules.registry import Role, Rule, register
+from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
 PRE_ACTIVATION = "pre_activation"
 
@@ -66,10 +66,10 @@ class LinearRule(Rule):
         """That of the layer's activation."""
         return activation_kind(node.operation.activation).fixed_range
 
-    def inner_quantizers(self, node: Node) -> list[str]:
+    def inner_quantizers(self, node: Node) -> InnerRanges:
         """One before an activation that does not fuse."""
         role = activation_kind(node.operation.activation).role
-        return [] if role in (Role.ACTIVATION, Role.PASS_THROUGH) else [PRE_ACTIVATION]
+        return {} if role in (Role.ACTIVATION, Role.PASS_THROUGH) else {PRE_ACTIVATION: None}
 
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Quantize between the linear part and an activation that does not fuse."""
@@ -117,9 +117,9 @@ class SeparableRule(LinearRule):
         """Both kernels."""
         return [(layer.depthwise_kernel, (-2, -1)), (layer.pointwise_kernel, (-1,))]
 
-    def inner_quantizers(self, node: Node) -> list[str]:
+    def inner_quantizers(self, node: Node) -> InnerRanges:
         """One between the two convolutions."""
-        return ["depthwise", *super().inner_quantizers(node)]
+        return {"depthwise": None, **super().inner_quantizers(node)}
 
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's own arithmetic with a quantizer between the two convolutions."""

@@ -7,7 +7,7 @@ from typing import Any
 from keras import layers, ops
 
 from tfcompress.graph import Node
-from tfcompress.quantization.rules.registry import Role, Rule, register
+from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
 
 @register("Subtract", "Multiply", layers.Subtract, "Add")
@@ -22,9 +22,9 @@ class ArithmeticRule(Rule):
 class ChainRule(ArithmeticRule):
     """A layer that combines its inputs two by two, each result an operation with a range."""
 
-    def inner_quantizers(self, node: Node) -> list[str]:
+    def inner_quantizers(self, node: Node) -> InnerRanges:
         """One for each result but the last."""
-        return [f"partial_{i}" for i in range(1, len(node.inputs) - 1)]
+        return {f"partial_{i}": None for i in range(1, len(node.inputs) - 1)}
 
     def combine(self, a: Any, b: Any) -> Any:
         """The result for two tensors."""
@@ -67,9 +67,9 @@ class MultiplyRule(ChainRule):
 class AverageRule(ChainRule):
     """`Average`: sums, and a multiplication by a constant, an operation of its own."""
 
-    def inner_quantizers(self, node: Node) -> list[str]:
+    def inner_quantizers(self, node: Node) -> InnerRanges:
         """One for each sum."""
-        return [f"partial_{i}" for i in range(1, len(node.inputs))]
+        return {f"partial_{i}": None for i in range(1, len(node.inputs))}
 
     def fuses_relu(self, node: Node) -> bool:
         """The multiplication does."""

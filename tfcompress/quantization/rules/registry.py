@@ -21,6 +21,10 @@ class Role(Enum):
     FLOAT = "float"  # no integer kernel, or no rule: stays float
 
 
+# Names of the quantizers inside a layer, each with the range that LiteRT imposes, or None.
+InnerRanges = dict[str, tuple[float, float] | None]
+
+
 class Rule:
     """How one kind of operation is quantized. Subclass, override, register.
 
@@ -62,9 +66,9 @@ class Rule:
         """Whether a pass-through operation makes values between the codes, which LiteRT rounds."""
         return False
 
-    def inner_quantizers(self, node: Node) -> list[str]:
-        """Names of the activation quantizers needed inside the layer."""
-        return []
+    def inner_quantizers(self, node: Node) -> InnerRanges:
+        """Names of the activation quantizers needed inside the layer, with their fixed ranges."""
+        return {}
 
     def wraps(self, node: Node) -> bool:
         """Whether the layer needs a wrapper, in training or to be exported in another form."""
