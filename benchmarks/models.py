@@ -95,3 +95,35 @@ def mobilenet_tiny(keras: ModuleType, classes: int = 10) -> Any:
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = layers.Dense(classes, activation="softmax", name="logits")(x)
     return keras.Model(inputs, outputs, name="mobilenet_tiny")
+
+
+def resnet50(keras: ModuleType) -> Any:
+    """ResNet50 of `keras.applications` with random weights, for images of 224 pixels."""
+    return keras.applications.ResNet50(weights=None, classes=1000)
+
+
+def transformer(keras: ModuleType, tokens: int = 128, width: int = 256, blocks: int = 4) -> Any:
+    """Small transformer encoder that classifies token sequences, for the step-time benchmark.
+
+    Args:
+        keras: The module to build with.
+        tokens: Tokens in a sequence. Defaults to 128.
+        width: Features of a token. Defaults to 256.
+        blocks: Encoder blocks, each with four attention heads. Defaults to 4.
+
+    Returns:
+        A functional model, not compiled, for int32 inputs of shape `(batch, tokens)`.
+    """
+    layers = keras.layers
+    inputs = keras.Input((tokens,), dtype="int32", name="tokens")
+    x = layers.Embedding(8192, width, name="embedding")(inputs)
+    for block in range(1, blocks + 1):
+        y = layers.MultiHeadAttention(4, width // 4, name=f"block{block}_attention")(x, x)
+        x = layers.Add(name=f"block{block}_add1")([x, y])
+        x = layers.LayerNormalization(name=f"block{block}_norm1")(x)
+        y = layers.Dense(4 * width, activation="gelu", name=f"block{block}_up")(x)
+        y = layers.Dense(width, name=f"block{block}_down")(y)
+        x = layers.Add(name=f"block{block}_add2")([x, y])
+        x = layers.LayerNormalization(name=f"block{block}_norm2")(x)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax", name="logits")(x))

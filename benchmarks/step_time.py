@@ -1,17 +1,21 @@
 """Step time of pruning and of quantization-aware training beside the same float model.
 
     python benchmarks/step_time.py
+    KERAS_BACKEND=jax python benchmarks/step_time.py --models resnet50,transformer
 
 The variants live in one process and take turns step by step, so that a busy machine slows all of
-them alike; the figures are medians.
+them alike; the figures are medians. Nothing here needs TensorFlow when Keras runs on another
+backend, so that GPU machines with JAX or PyTorch alone can run it.
 """
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,13 +55,24 @@ class Variant:
         self.callbacks.on_train_begin()
         self.callbacks.on_epoch_begin(0)
 
-    def step(self, index: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def step(self, index: int, inputs: np.ndarray, labels: np.ndarray) -> None:
         """Takes one training step, callbacks included, and records its duration."""
         start = time.perf_counter()
         self.callbacks.on_train_batch_begin(index)
-        logs = self.model.train_on_batch(images, labels, return_dict=True)
+        logs = self.model.train_on_batch(inputs, labels, return_dict=True)
         self.callbacks.on_train_batch_end(index, logs)
         self.seconds.append(time.perf_counter() - start)
+
+
+def random_batch(model: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random inputs and labels for a classifier: values in `[0, 1)`, or token ids below 100."""
+    generator = np.random.default_rng(SEED)
+    shape = (size, *model.inputs[0].shape[1:])
+    if "int" in model.inputs[0].dtype:
+        inputs = generator.integers(0, 100, shape)
+    else:
+        inputs = generator.random(shape, dtype=np.float32)
+    return inputs, generator.integers(0, model.outputs[0].shape[-1], size)
 
 
 def measured(name: str, batch_size: int, steps: int, jit: bool) -> dict[str, Any]:
@@ -65,7 +80,7 @@ def measured(name: str, batch_size: int, steps: int, jit: bool) -> dict[str, Any
 
     Args:
         name: A function of `models`.
-        batch_size: Images a step.
+        batch_size: Samples a step.
         steps: Steps that are timed for each variant, after 5 that are not.
         jit: Whether XLA compiles the step.
 
@@ -76,12 +91,9 @@ def measured(name: str, batch_size: int, steps: int, jit: bool) -> dict[str, Any
 
     import tfcompress as tfc
 
-    generator = np.random.default_rng(SEED)
-    images = generator.random((batch_size, 32, 32, 3), dtype=np.float32)
-    labels = generator.integers(0, 10, batch_size)
     keras.utils.set_random_seed(SEED)
-    build = getattr(models, name)
-    model = build(keras)
+    model = getattr(models, name)(keras)
+    inputs, labels = random_batch(model, batch_size)
     total = steps + WARM_UP_STEPS
     variants = {
         "float": Variant(model, [], total, jit),
@@ -92,7 +104,7 @@ def measured(name: str, batch_size: int, steps: int, jit: bool) -> dict[str, Any
             jit,
         ),
         "qat": Variant(
-            tfc.quantize_aware(model, "int8", calibration=images),
+            tfc.quantize_aware(model, "int8", calibration=inputs[:32]),
             [tfc.callbacks.QuantizationSchedule()],
             total,
             jit,
@@ -100,7 +112,7 @@ def measured(name: str, batch_size: int, steps: int, jit: bool) -> dict[str, Any
     }
     for index in range(total):
         for variant in variants.values():
-            variant.step(index, images, labels)
+            variant.step(index, inputs, labels)
     baseline = statistics.median(variants["float"].seconds[WARM_UP_STEPS:])
     result: dict[str, Any] = {"model": name, "batch_size": batch_size, "steps": steps, "jit": jit}
     for label, variant in variants.items():
@@ -123,14 +135,17 @@ def main() -> None:
     parser.add_argument("--models", default="resnet8,mobilenet_tiny")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--policy", default="float32", help="dtype policy; default: %(default)s")
     arguments = parser.parse_args()
 
     import keras
-    import tensorflow as tf
 
+    backend = keras.config.backend()
+    keras.config.set_dtype_policy(arguments.policy)
     results = []
     for name in arguments.models.split(","):
-        for jit in (False, True):
+        # JAX compiles always; PyTorch's compiler is not what Keras' users train with.
+        for jit in {"tensorflow": (False, True), "jax": (True,), "torch": (False,)}[backend]:
             result = measured(name, arguments.batch_size, arguments.steps, jit)
             results.append(result)
             ratios = ", ".join(
@@ -140,11 +155,15 @@ def main() -> None:
             compiler = "XLA" if jit else "no XLA"
             print(f"{name}, {compiler}: float {milliseconds} ms, {ratios}", flush=True)
     summary = {
-        "command": "python benchmarks/step_time.py",
+        "command": " ".join(["python", *sys.argv]),
+        "backend": backend,
+        "policy": arguments.policy,
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "processors": os.cpu_count(),
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("keras", backend, "numpy")
+        },
         "results": results,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfcompress.evaluation import FidelityReport as FidelityReport
     from tfcompress.evaluation import Report as Report
     from tfcompress.evaluation import compare as compare
+    from tfcompress.evaluation import fidelity as fidelity
     from tfcompress.export import Artifact as Artifact
     from tfcompress.export import convert as convert
     from tfcompress.export import export as export
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "tfcompress.export.artifact",
+    "FidelityReport": "tfcompress.evaluation",
     "Plan": "tfcompress.plan",
     "Recipe": "tfcompress.recipe",
     "Report": "tfcompress.evaluation",
@@ -37,6 +40,7 @@ _HOMES = {
     "compare": "tfcompress.evaluation",
     "convert": "tfcompress.export",
     "export": "tfcompress.export",
+    "fidelity": "tfcompress.evaluation",
     "inspect_file": "tfcompress.export.inspection",
     "plan": "tfcompress.plan",
     "quantize_aware": "tfcompress.quantization",

@@ -88,6 +88,36 @@ def test_dense_block_requantizes_instead_of_tying_a_knot():
     assert len(order) == len(set(order))
 
 
+def test_concatenation_with_the_older_tensor_last_is_no_knot():
+    x = keras.Input((8, 8, 3), name="image")
+    stem = conv("stem", activation="relu")(x)
+    y = layers.Concatenate(name="cat")([conv("a", activation="relu")(stem), stem])
+    placement, quantized = place(x, y)
+    assert quantized == {"image", "stem", "a"}
+    cat = next(n for n in placement.graph.nodes if n.name == "cat")
+    assert placement.is_requantized(cat.inputs[1], cat)
+    assert not placement.is_requantized(cat.inputs[0], cat)
+    assert list(placement.schedule())
+
+
+def test_concatenations_that_tie_ranges_into_a_knot_requantize_all_their_inputs():
+    x = keras.Input((8, 8, 3), name="image")
+    a, b = conv("a")(x), conv("b")(x)
+    first = layers.Concatenate(name="first")([a, b])
+    c = conv("c")(a)
+    d = conv("d")(c)
+    # `d` shares no range yet, `c` depends on the group of `a` and `b`.
+    y = layers.Concatenate(name="second")([d, c, first])
+    placement, _ = place(x, y)
+    assert list(placement.schedule())
+    second = next(n for n in placement.graph.nodes if n.name == "second")
+    assert placement.group_of(second.outputs[0]) is placement.group_of(d_of(placement), second)
+
+
+def d_of(placement):
+    return next(n for n in placement.graph.nodes if n.name == "d").outputs[0]
+
+
 def test_softmax_inside_a_layer_gets_an_inner_quantizer_and_a_fixed_range():
     x = keras.Input((4,), name="x")
     placement, _ = place(x, layers.Dense(3, activation="softmax", name="d")(x))

@@ -36,6 +36,8 @@ class LiteRTModel:
         threads: CPU threads. Default 1, which is what latencies should be compared at.
         resolver: Kernels: `"auto"` (XNNPACK, as deployed), `"builtin"` (without XNNPACK) or
             `"reference"` (slow, portable C++).
+        keep_tensors: Whether values in the middle of the graph are kept for `read_tensors`, which
+            takes more memory. Not with `"auto"`, which does not compute them all.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -56,6 +58,7 @@ class LiteRTModel:
         source: str | PathLike[str] | bytes | Any,
         threads: int = 1,
         resolver: str = "auto",
+        keep_tensors: bool = False,
     ) -> None:
         if resolver not in _RESOLVERS:
             raise ValueError(
@@ -67,6 +70,7 @@ class LiteRTModel:
         self.path, self._content = read_tflite(source if artifact is None else artifact.path)
         self.threads = threads
         self.resolver = resolver
+        self._keep_tensors = keep_tensors
         parsed = Flatbuffer(self._content, self.path or "the given bytes")
         indices = {s.name: i for s, i in zip(parsed.inputs, parsed.input_indices)}
         specs = {spec.name: spec for spec in parsed.inputs}
@@ -142,6 +146,28 @@ class LiteRTModel:
             for i, spec in enumerate(self.outputs)
         }
 
+    def read_tensors(
+        self, samples: Mapping[str, np.ndarray], indices: Sequence[int]
+    ) -> dict[int, np.ndarray]:
+        """Run samples one by one and return values from the middle of the graph.
+
+        Args:
+            samples: Arrays of shape (n, …) by input name.
+            indices: Numbers of the tensors in the file. The model must have been opened with
+                `keep_tensors=True`.
+
+        Returns:
+            By number, an array of shape (n, *shape of the tensor) in the tensor's type.
+        """
+        codes = self._quantized(samples)
+        interpreter = self._prepare(tuple(spec.shape for spec in self.inputs))
+        rows: dict[int, list[np.ndarray]] = {index: [] for index in indices}
+        for number in range(len(next(iter(codes.values())))):
+            self._invoke([codes[spec.name][number : number + 1] for spec in self.inputs])
+            for index, values in rows.items():
+                values.append(interpreter.get_tensor(index))
+        return {index: np.stack(values) for index, values in rows.items()}
+
     def _invoke(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         interpreter = self._prepare(tuple(values.shape for values in batch))
         if self._stateful:
@@ -184,6 +210,7 @@ class LiteRTModel:
                 model_content=self._content,
                 num_threads=self.threads,
                 experimental_op_resolver_type=getattr(OpResolverType, _RESOLVERS[self.resolver]),
+                experimental_preserve_all_tensors=self._keep_tensors,
             )
             for index, shape, spec in zip(self._sources, shapes, self.inputs):
                 if shape != spec.shape:

@@ -15,7 +15,12 @@ from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import get_scheme, static_shapes
 from tfcompress.export.inspection import Inspection, inspect_file
 from tfcompress.export.sources import LiveModel, SavedModel, open_source
-from tfcompress.export.verification import Tolerance, random_samples, verify
+from tfcompress.export.verification import (
+    FidelityError,
+    Tolerance,
+    random_samples,
+    verify,
+)
 from tfcompress.files import atomic_path
 
 RANDOM = "random within the input range"
@@ -164,15 +169,19 @@ def write_artifact(
         )
         inspection = inspect_file(aside)
         refuse_variables(inspection)
-        fidelity = verify(
-            converted.references,
-            aside,
-            inputs,
-            tolerance,
-            scheme=scheme,
-            source=RANDOM if samples is None else source,
-            time_limit=time_limit,
-        )
+        try:
+            fidelity = verify(
+                converted.references,
+                aside,
+                inputs,
+                tolerance,
+                scheme=scheme,
+                source=RANDOM if samples is None else source,
+                time_limit=time_limit,
+            )
+        except FidelityError as error:
+            where = origin.locate(aside, inputs)
+            raise FidelityError(f"{error} {where}".strip(), error.fidelity) from error
         # Made from the file that is still aside, so that a fault in the facts replaces nothing.
         artifact = Artifact.describe(
             aside,

@@ -50,6 +50,21 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """One tensor that flows through the main graph.
+
+    Args:
+        index: Its number in the file.
+        operator: LiteRT's name of the operator that computes it; empty for an input.
+        spec: Name in the graph, shape, type and grid.
+    """
+
+    index: int
+    operator: str
+    spec: TensorSpec
+
+
+@dataclass(frozen=True)
 class Weight:
     """One constant tensor that the model computes with.
 
@@ -243,6 +258,17 @@ class Flatbuffer:
             output_dtypes=tuple(dtypes[len(inputs) :]),
             role=role,
         )
+
+    def activations(self) -> list[Activation]:
+        """The inputs of the main graph and what its operators compute, in execution order."""
+        graph = self._model.subgraphs[0]
+        found = [Activation(i, "", self._spec(graph.tensors[i], None)) for i in self.input_indices]
+        for operator in graph.operators or ():
+            found += [
+                Activation(int(i), self._op_name(operator), self._spec(graph.tensors[i], None))
+                for i in _listed(operator.outputs)
+            ]
+        return found
 
     def _read_output_steps(self) -> dict[str, float | None]:
         """Find the grid of outputs that are float only because the file dequantizes them."""

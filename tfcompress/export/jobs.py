@@ -118,6 +118,23 @@ def run_file(path: str, samples: str, output: str, resolver: str) -> list[dict[s
     return [spec.to_dict() for spec in model.outputs]
 
 
+def read_tensors(path: str, samples: str, output: str, indices: list[int]) -> None:
+    """Run a TFLite file sample by sample and keep values from the middle of its graph.
+
+    Args:
+        path: A `.tflite` file.
+        samples: `.npz` with float (or integer) inputs by name.
+        output: `.npz` to write the tensors to, by number, shape (n, …), in their own types.
+        indices: Numbers of the tensors.
+    """
+    from tfcompress.evaluation.litert import LiteRTModel
+
+    note(stage="reading tensors in the middle of the file")
+    model = LiteRTModel(path, resolver="builtin", keep_tensors=True)
+    values = model.read_tensors(load_arrays(samples), indices)
+    save_arrays(output, {str(index): array for index, array in values.items()})
+
+
 def write_saved_model(model: Any, folder: str, shapes: dict[str, list[int]]) -> None:
     """Write a Keras model of this process as a SavedModel with a fixed batch (TensorFlow backend).
 

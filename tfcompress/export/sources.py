@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -44,6 +44,10 @@ class SavedModel:
     def convert(self, output: Path, **settings: Any) -> Converted:
         """Convert to `output`; `settings` are those of `convert_saved`."""
         return convert_saved(self.path, output, signature=self.signature, **settings)
+
+    def locate(self, path: Path, samples: Mapping[str, np.ndarray]) -> str:
+        """Nothing: the layers of a model on disk are not known here."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,24 @@ class LiveModel:
         named = dict(zip(done.outputs, references))
         order = [spec.name for spec in self.inputs]
         return Converted(tuple(order), done.outputs, named)
+
+    def locate(self, path: Path, samples: Mapping[str, np.ndarray]) -> str:
+        """Name the layer at which a file that failed its proof parts from the model.
+
+        Args:
+            path: The `.tflite` file.
+            samples: Arrays of shape (n, …) by input name.
+
+        Returns:
+            A sentence.
+        """
+        from tfcompress.evaluation.layer_fidelity import fidelity
+
+        model = self.model if self.reference is None else self.reference
+        try:
+            return fidelity(model, path, samples, limit=16).verdict()
+        except (ConversionError, ValueError) as error:
+            return f"Its layers could not be compared: {error}"
 
 
 def open_source(

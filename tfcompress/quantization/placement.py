@@ -75,6 +75,8 @@ class Placement:
         self._find_fusions()
         self._group_of: dict[Tensor, RangeGroup] = {}
         self._edge_group: dict[tuple[Node, Tensor], RangeGroup] = {}
+        # 0 for what is computed last.
+        self._age = {tensor: age for age, tensor in enumerate(reversed(list(graph.tensors)))}
         for tensor in graph.inputs:
             self._add_source(tensor)
         for node in graph.nodes:
@@ -145,13 +147,25 @@ class Placement:
         group.followers.append(tensor)
 
     def _share(self, node: Node, outputs: list[Tensor]) -> None:
+        before = dict(self._group_of), dict(self._edge_group)
+        shared = self._shared_range(node, merging=True)
+        if not self._can_run():
+            # What must be requantized depends on what it shares the range with: requantize all.
+            self._group_of, self._edge_group = before
+            shared = self._shared_range(node, merging=False)
+        for tensor in outputs:
+            self._group_of[tensor] = shared
+            shared.followers.append(tensor)
+
+    def _shared_range(self, node: Node, merging: bool) -> RangeGroup:
         inputs = [t for t in dict.fromkeys(node.inputs) if t in self._group_of]
-        groups = list(dict.fromkeys(self._group_of[t] for t in inputs))
+        # Newest first: what must be requantized is then what has been in use for longest.
+        newest = sorted(inputs, key=self._age.__getitem__)
+        groups = list(dict.fromkeys(self._group_of[t] for t in newest))
         shared = RangeGroup()
         if len({group.fixed_range for group in groups}) == 1:
             shared.fixed_range = groups[0].fixed_range
-        # Newest first: what must be requantized is then what has been in use for longest.
-        for group in reversed(groups):
+        for group in groups if merging else []:
             if group.fixed_range != shared.fixed_range or not group.members:
                 continue
             if self._can_merge(shared, group):
@@ -160,9 +174,14 @@ class Placement:
             if self._group_of[tensor] is not shared:
                 shared.members.append(Member(tensor, node))
                 self._edge_group[node, tensor] = shared
-        for tensor in outputs:
-            self._group_of[tensor] = shared
-            shared.followers.append(tensor)
+        return shared
+
+    def _can_run(self) -> bool:
+        try:
+            self.schedule()
+        except CycleError:
+            return False
+        return True
 
     def _can_merge(self, shared: RangeGroup, group: RangeGroup) -> bool:
         if not shared.members:
@@ -172,13 +191,9 @@ class Placement:
         for tensor, owner in before.items():
             if owner in (group, shared):
                 self._group_of[tensor] = trial
-        try:
-            self.schedule()
-        except CycleError:
-            return False
-        finally:
-            self._group_of = before
-        return True
+        possible = self._can_run()
+        self._group_of = before
+        return possible
 
     def _merge(self, group: RangeGroup, into: RangeGroup) -> None:
         into.members[:0] = group.members
