@@ -2,7 +2,8 @@ import keras
 import pytest
 
 from tfcompress.pruning import ConstantSparsity, CosineDecay, PolynomialDecay, PruningSchedule
-from tfcompress.pruning.schedules import get, serialize
+from tfcompress.pruning.configured import serialize
+from tfcompress.pruning.schedules import get
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from absl import logging
 
 from tfcompress.graph.selection import Patterns, as_patterns, pattern_config
 from tfcompress.moments import check_moment
-from tfcompress.pruning import schedules
+from tfcompress.pruning import criteria, schedules
 from tfcompress.pruning.averages import keeps_averages, mask_averages
+from tfcompress.pruning.configured import serialize
 from tfcompress.pruning.enforcement import Enforcement, enforcement_for
 from tfcompress.pruning.progress import SCOPES, MaskProgress
 from tfcompress.pruning.resumption import find_position
@@ -76,6 +77,10 @@ class MagnitudePruning(keras.callbacks.Callback):
         scope: `"global"` prunes the smallest weights of all layers together, so that layers
             that matter keep more (but at least one weight each); `"uniform"` prunes the same share
             of each weight. Defaults to `"global"`.
+        criterion: Which weights go first: `"magnitude"` the smallest, `"lamp"` the smallest share
+            of what is left of their layer (Lee et al. 2021; adapts the sparsity of each layer and
+            is meant for the global scope), `"random"` any, as a control, or a
+            `tfcompress.pruning.Criterion`. Defaults to `"magnitude"`.
         include: Prune only these layers: a layer name, a regular expression that the whole name
             must match, a layer class or the name of one, the name of a weight
             (`"conv1/kernel"`), or a list of these. Naming a layer that contains others stands for
@@ -112,6 +117,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         scope: str = "global",
         include: Patterns = None,
         exclude: Patterns = None,
+        criterion: str | dict[str, Any] | criteria.Criterion = "magnitude",
     ) -> None:
         super().__init__()
         _check_arguments(sparsity, frequency, scope)
@@ -124,6 +130,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         self.end = end
         self.frequency = frequency
         self.scope = scope
+        self.criterion = criteria.get(criterion)
         self.include = as_patterns(include, "include")
         self.exclude = as_patterns(exclude, "exclude")
         self.targets: list[PruningTarget] = []
@@ -268,13 +275,14 @@ class MagnitudePruning(keras.callbacks.Callback):
         """The constructor's arguments, as plain values."""
         return {
             "sparsity": self.sparsity,
-            "schedule": schedules.serialize(self.schedule),
+            "schedule": serialize(self.schedule),
             "begin": self.begin,
             "end": self.end,
             "frequency": self.frequency,
             "scope": self.scope,
             "include": pattern_config(self.include),
             "exclude": pattern_config(self.exclude),
+            "criterion": serialize(self.criterion),
         }
 
     @classmethod
@@ -286,7 +294,9 @@ class MagnitudePruning(keras.callbacks.Callback):
         self._read_model()
         # Loading weights may have brought masks that were not there yet.
         self._install()
-        self._progress = MaskProgress(self._own_masks(), self.sparsity, self.schedule, self.scope)
+        self._progress = MaskProgress(
+            self._own_masks(), self.sparsity, self.schedule, self.scope, self.criterion
+        )
         self._timetable = find_position(
             self.state,
             self._progress,

@@ -1,5 +1,9 @@
 """Magnitude pruning: schedules, targets, exact masks, and the state they are saved in."""
 
+from tfcompress.pruning.criteria import Criterion as Criterion
+from tfcompress.pruning.criteria import LayerAdaptiveMagnitude as LayerAdaptiveMagnitude
+from tfcompress.pruning.criteria import Magnitude as Magnitude
+from tfcompress.pruning.criteria import RandomScore as RandomScore
 from tfcompress.pruning.rules import PruningRule as PruningRule
 from tfcompress.pruning.rules import register_pruning_rule as register_pruning_rule
 from tfcompress.pruning.schedules import ConstantSparsity as ConstantSparsity

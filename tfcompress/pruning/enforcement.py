@@ -164,6 +164,13 @@ class _MaskCopy:
     state: keras.Variable
 
 
+def is_enforced(model: keras.Model) -> bool:
+    """Whether the masks of a model are enforced at present."""
+    if _ORIGINAL_STEP in model.__dict__:
+        return True
+    return any(isinstance(variable.constraint, MaskConstraint) for variable in model.weights)
+
+
 def enforcement_for(model: keras.Model) -> Enforcement:
     """The enforcement that works on the present Keras backend.
 

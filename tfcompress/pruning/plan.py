@@ -8,6 +8,7 @@ import keras
 
 from tfcompress.graph.weights import weights_of
 from tfcompress.plan import Plan, weight_row
+from tfcompress.pruning.criteria import Magnitude
 from tfcompress.pruning.targets import prunable_weights
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def pruning_rows(model: keras.Model, callback: MagnitudePruning) -> Plan:
         id(weight.variable): weight.reason for weight in skipped if weight.variable is not None
     }
     settings: dict[str, Any] = {"sparsity": callback.sparsity, "scope": callback.scope}
+    if callback.criterion != Magnitude():
+        settings["criterion"] = repr(callback.criterion)
     rows = []
     for weight in weights_of(model):
         key = id(weight.variable)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from tfcompress.pruning.criteria import Criterion, Magnitude
 from tfcompress.pruning.masks import pruned_count, smallest_masks
 from tfcompress.pruning.schedules import PruningSchedule
 from tfcompress.pruning.state import Mask
@@ -24,14 +26,22 @@ class MaskProgress:
         schedule: The schedule.
         scope: `"global"`: the smallest weights of all masked tensors together; `"uniform"`: the
             same share of each tensor.
+        criterion: What is small. Defaults to None: the magnitude.
     """
 
     def __init__(
-        self, masks: Sequence[Mask], sparsity: float, schedule: PruningSchedule, scope: str
+        self,
+        masks: Sequence[Mask],
+        sparsity: float,
+        schedule: PruningSchedule,
+        scope: str,
+        criterion: Criterion | None = None,
     ) -> None:
         self.masks = list(masks)
         self.sparsity = sparsity
         self.schedule = schedule
+        self.criterion = criterion or Magnitude()
+        self._index = {id(mask): index for index, mask in enumerate(self.masks)}
         self._groups = [self.masks] if scope == "global" else [[mask] for mask in self.masks]
 
     def open_excess(self) -> list[str]:
@@ -69,9 +79,8 @@ class MaskProgress:
         for group in self._groups:
             count = _count(group, sparsity)
             if count > _pruned(group):
-                weights = [mask.variable.value for mask in group]
                 current = [mask.value.value for mask in group]
-                masks, pruned = smallest_masks(weights, current, count)
+                masks, pruned = smallest_masks(self._scores(group), current, count)
                 for mask, value, number in zip(group, masks, pruned):
                     mask.assign(value, number)
                 changed = True
@@ -88,6 +97,7 @@ class MaskProgress:
         for group in self._groups:
             zeros = sum(mask.zeros() for mask in group)
             reached = min(zeros / _size(group), self.sparsity)
+            # By magnitude, whatever the criterion: what is zero is the mask.
             MaskProgress(group, self.sparsity, self.schedule, "global").advance_to(
                 max(scheduled, reached)
             )
@@ -103,6 +113,12 @@ class MaskProgress:
     def is_complete(self) -> bool:
         """Whether the masks prune as much as the final sparsity asks."""
         return all(_pruned(group) >= _count(group, self.sparsity) for group in self._groups)
+
+    def _scores(self, group: Sequence[Mask]) -> list[Any]:
+        return [
+            self.criterion.scores(mask.variable.value, mask.value.value, self._index[id(mask)])
+            for mask in group
+        ]
 
     def _scheduled(self, progress: float) -> float:
         if progress >= 1.0:

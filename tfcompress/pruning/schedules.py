@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
 
+from tfcompress.pruning.configured import Configured, choose
 
-class PruningSchedule(ABC):
+
+class PruningSchedule(Configured, ABC):
     """Base class of pruning schedules: the sparsity as a function of progress.
 
     A schedule knows neither steps nor masks. It maps progress, the share of the way from `begin` to
@@ -31,31 +32,8 @@ class PruningSchedule(ABC):
             Sparsity in [0, 1).
         """
 
-    def check(self, final_sparsity: float) -> None:  # noqa: B027
+    def check(self, final_sparsity: float) -> None:
         """Raise ValueError if the schedule cannot rise to `final_sparsity`."""
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> PruningSchedule:
-        """Build the schedule that `get_config` described."""
-        return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, PruningSchedule)
-            and type(self) is type(other)
-            and self.get_config() == other.get_config()
-        )
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, tuple(sorted(self.get_config().items()))))
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 class _RisingSparsity(PruningSchedule):
@@ -169,8 +147,8 @@ def get(identifier: str | dict[str, Any] | PruningSchedule) -> PruningSchedule:
     """Return the schedule that a name, a config or an object stands for.
 
     Args:
-        identifier: `"constant"`, `"polynomial"`, `"cosine"`, a `PruningSchedule`, or what
-            `serialize` returned for one.
+        identifier: `"constant"`, `"polynomial"`, `"cosine"`, a `PruningSchedule`, or its
+            serialized config.
 
     Returns:
         The schedule.
@@ -182,34 +160,10 @@ def get(identifier: str | dict[str, Any] | PruningSchedule) -> PruningSchedule:
 
     ```python
     get("polynomial") == PolynomialDecay()
-    get(serialize(PolynomialDecay(power=1))).power    # 1.0
+    get(PolynomialDecay(power=1)).power    # 1.0
     ```
     """
-    if isinstance(identifier, PruningSchedule):
-        return identifier
-    if isinstance(identifier, dict):
-        schedule = keras.saving.deserialize_keras_object(identifier)
-        if isinstance(schedule, PruningSchedule):
-            return schedule
-    if isinstance(identifier, str):
-        if identifier in SCHEDULES:
-            return SCHEDULES[identifier]()
-        near = difflib.get_close_matches(identifier.lower(), SCHEDULES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"`schedule` must be one of {', '.join(repr(name) for name in SCHEDULES)}, or a "
-            f"`PruningSchedule`. Received: schedule={identifier!r}.{hint}"
-        )
-    raise ValueError(
-        "`schedule` must be a name, a `PruningSchedule` or a schedule's config. "
-        f"Received: schedule={identifier!r} of type {type(identifier).__name__}"
-    )
-
-
-def serialize(schedule: PruningSchedule) -> dict[str, Any]:
-    """The config of a schedule, which `get` turns back into an equal one."""
-    config: dict[str, Any] = keras.saving.serialize_keras_object(schedule)
-    return config
+    return choose(identifier, PruningSchedule, SCHEDULES, "schedule")  # type: ignore[type-abstract]
 
 
 def _is_number(value: object) -> bool:
