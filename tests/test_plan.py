@@ -12,11 +12,11 @@ from tfcompress.plan import Plan
 
 @pytest.fixture(scope="module")
 def model():
-    """Convolution, batch normalization, ReLU, an ELU that stays float, and a nested head."""
+    """Convolution, batch normalization, ReLU, a sparsemax that stays float, and a nested head."""
     x = inputs = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
-    x = layers.ELU(name="elu")(x)
+    x = layers.Activation("sparsemax", name="sparsemax")(x)
     head = keras.Sequential(
         [keras.Input((6, 6, 4)), layers.Flatten(name="flat"), layers.Dense(2, name="out")],
         name="head",
@@ -42,13 +42,13 @@ def test_one_row_for_every_weight_and_activation(model):
         "head/out/bias",
     }
     activations = {name for kind, name in by_name if kind == "activation"}
-    assert activations == {"image", "conv", "bn", "relu", "elu", "head/flat", "head/out"}
+    assert activations == {"image", "conv", "bn", "relu", "sparsemax", "head/flat", "head/out"}
     assert by_name["weight", "conv/kernel"].actions == {
         "prune": {"sparsity": 0.8, "scope": "global"},
         "quantize": {"bits": 8, "scale": "per channel"},
     }
     assert "bias" in by_name["weight", "head/out/bias"].skipped["prune"]
-    assert "ELU" in by_name["activation", "elu"].skipped["quantize"]
+    assert "sorts" in by_name["activation", "sparsemax"].skipped["quantize"]
     assert by_name["activation", "conv"].actions == {"quantize": {"fused into": "bn"}}
 
 

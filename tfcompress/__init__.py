@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfcompress.evaluation import FidelityReport as FidelityReport
     from tfcompress.evaluation import Report as Report
-    from tfcompress.evaluation import compare as compare
-    from tfcompress.evaluation import fidelity as fidelity
-    from tfcompress.export import Artifact as Artifact
-    from tfcompress.export import convert as convert
-    from tfcompress.export import export as export
-    from tfcompress.export import inspect_file as inspect_file
-    from tfcompress.export import strip as strip
+    from tfcompress.evaluation.compare import compare as compare
+    from tfcompress.evaluation.layer_fidelity import fidelity as fidelity
+    from tfcompress.export.artifact import Artifact as Artifact
+    from tfcompress.export.converter import convert as convert
+    from tfcompress.export.exporter import export as export
+    from tfcompress.export.inspection import inspect_file as inspect_file
+    from tfcompress.export.strip import strip as strip
     from tfcompress.plan import Plan as Plan
     from tfcompress.plan import plan as plan
     from tfcompress.quantization import Scheme as Scheme

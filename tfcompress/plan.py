@@ -204,8 +204,8 @@ def plan(model: keras.Model, recipe: Any) -> Plan:
 
     Args:
         model: A built Keras model.
-        recipe: What to do: a recipe, its path or dict; a quantization scheme or its name; a
-            `tfcompress.callbacks.MagnitudePruning`; or a list of these.
+        recipe: What to do: a recipe, its path or dict; a quantization scheme, its name, or a dict
+            of schemes by layer; a `tfcompress.callbacks.MagnitudePruning`; or a list of these.
 
     Returns:
         One row for each weight tensor and, where quantization is part of it, each activation.
@@ -243,7 +243,7 @@ def _techniques(recipe: Any) -> list[tuple[str, Any]]:
         return [pair for part in recipe for pair in _techniques(part)]
     if isinstance(recipe, MagnitudePruning):
         return [("prune", recipe)]
-    if isinstance(recipe, schemes.Scheme):
+    if isinstance(recipe, (schemes.Scheme, schemes.SchemeMap)):
         return [("quantize", recipe)]
     is_path = isinstance(recipe, os.PathLike) or (
         isinstance(recipe, str) and recipe.endswith((".yaml", ".yml"))
@@ -252,6 +252,8 @@ def _techniques(recipe: Any) -> list[tuple[str, Any]]:
         return [("quantize", schemes.get(recipe))]
     from tfcompress.recipe import Recipe
 
+    if isinstance(recipe, dict) and not Recipe.model_fields.keys() & recipe.keys():
+        return [("quantize", schemes.get(recipe))]
     if is_path or isinstance(recipe, dict):
         recipe = Recipe.load(recipe)
     if isinstance(recipe, Recipe):

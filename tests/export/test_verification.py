@@ -14,6 +14,7 @@ from tfcompress.export import (
     convert_saved,
     verify,
 )
+from tfcompress.export.verification import Fidelity, _judge
 
 
 def test_post_training_file_is_measured(model, images, int8_artifact: Artifact):
@@ -106,3 +107,28 @@ def test_operators_without_reference_kernel_are_said(model, images, float_artifa
     worker.close()
     assert "TILE" in fidelity.kernels["reference"]["skipped"]
     assert "reference kernels not run: Didn't find op" in str(fidelity)
+
+
+def figures(tail, sqnr):
+    return Fidelity(
+        max_quanta=tail + 2,
+        tail_quanta=tail,
+        mean_quanta=0.5,
+        off_fraction=0.2,
+        max_relative=None,
+        sqnr=sqnr,
+        agreement=1.0,
+        samples=32,
+        source="given",
+    )
+
+
+def test_default_tolerance_takes_many_off_by_ones_but_no_noise():
+
+    limits = Tolerance.of(None, "fake_quant")
+    for passing in (figures(3, 10.0), figures(12, 30.0), figures(12, None)):
+        _judge(passing, limits, "XNNPACK", passing)
+    with pytest.raises(FidelityError, match="differs by 12 quanta in more"):
+        _judge(figures(12, 20.0), limits, "XNNPACK", figures(12, 20.0))
+    with pytest.raises(FidelityError, match="allowed are 64"):
+        _judge(figures(70, 40.0), limits, "XNNPACK", figures(70, 40.0))

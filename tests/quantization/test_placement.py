@@ -128,12 +128,12 @@ def test_softmax_inside_a_layer_gets_an_inner_quantizer_and_a_fixed_range():
 
 def test_float_operation_keeps_its_neighbours_integer():
     x = keras.Input((8, 8, 4), name="image")
-    y = conv("b")(layers.ELU(name="elu")(conv("a")(x)))
+    y = conv("b")(layers.Activation("sparsemax", name="sparsemax")(conv("a")(x)))
     placement, quantized = place(x, y)
-    elu = next(n for n in placement.graph.nodes if n.name == "elu")
-    assert placement.roles[elu] is Role.FLOAT
-    assert quantized == {"image", "a", "elu", "b"}
-    assert "no quantization rule for ELU" in placement.rules[elu].refusal(elu)
+    node = next(n for n in placement.graph.nodes if n.name == "sparsemax")
+    assert placement.roles[node] is Role.FLOAT
+    assert quantized == {"image", "a", "sparsemax", "b"}
+    assert "sorts" in placement.rules[node].refusal(node)
 
 
 def test_shared_convolution_does_not_fold_a_batchnorm():

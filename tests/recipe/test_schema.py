@@ -134,3 +134,48 @@ def test_a_model_file_may_skip_training():
     text = GOOD.replace("architecture: digits_cnn", "path: m.keras")
     text = text.replace("train: {epochs: 3, learning_rate: 1e-3}", "train: null")
     assert Recipe.from_yaml(text).train is None
+
+
+def quantize_section(scheme):
+    return Recipe.from_yaml(GOOD + f"quantize: {{scheme: {scheme}}}\n").quantize
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        ("w4a8", "w4a8"),
+        ("{weight_bits: 4, observer: {name: percentile, percentile: 99.9}}", "custom"),
+        ("{name: mine, activations: [-1.0, 1.0]}", "mine"),
+        ("{default: int8, conv1: w4a8, 'stack.*': {learned: lsq}, Dense: null}", "mixed"),
+    ],
+)
+def test_a_scheme_is_a_name_settings_or_a_map_of_layers(scheme, name):
+    section = quantize_section(scheme)
+    assert section.scheme_name == name
+    recipe = Recipe.from_yaml(GOOD + f"quantize: {{scheme: {scheme}}}\n")
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ("{weight_bits: 4, weight_rang: mse}", "nearest known setting is `weight_range`"),
+        ("{weight_bits: 9}", "valid `weight_bits`"),
+        ("{default: int8, conv1: {learned: lsqq}}", "valid `learned`"),
+        ("{conv1: 4}", "for the layers 'conv1'"),
+        ("8", "`quantize.scheme` must be a text or a mapping"),
+    ],
+)
+def test_bad_schemes_are_refused_at_their_line(scheme, message):
+    text = error_of(GOOD + f"quantize: {{scheme: {scheme}}}\n")
+    assert message in text
+    assert text.startswith("r.yaml, line 7")
+
+
+def test_scheme_settings_are_those_of_the_scheme():
+    from dataclasses import fields
+
+    from tfcompress.quantization import Scheme
+    from tfcompress.recipe.schema import SchemeSettings
+
+    assert list(SchemeSettings.model_fields) == [field.name for field in fields(Scheme)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -116,12 +117,31 @@ class QuantizationSchedule(keras.callbacks.Callback):
 
 def retrace(model: keras.Model) -> None:
     """Make a model's compiled functions anew, so that they see changed Python switches."""
-    makers: list[tuple[str, Callable[..., Any]]] = [
-        ("train_function", model.make_train_function),
-        ("test_function", model.make_test_function),
-        ("predict_function", model.make_predict_function),
+    makers: list[tuple[str, str, Callable[..., Any]]] = [
+        ("train_function", "train_step", model.make_train_function),
+        ("test_function", "test_step", model.make_test_function),
+        ("predict_function", "predict_step", model.make_predict_function),
     ]
-    for name, make in makers:
+    for name, step, make in makers:
         # A function that was never made is made from the current switches when it is needed.
         if getattr(model, name, None) is not None:
-            make(force=True)
+            with _new_step(model, step):
+                make(force=True)
+
+
+@contextmanager
+def _new_step(model: keras.Model, name: str) -> Iterator[None]:
+    """Let a step that hangs on the model object, as under `MagnitudePruning`, be another object.
+
+    JAX compiles a function object once, however often it is asked to. Methods are new objects every
+    time that they are looked up.
+    """
+    step = model.__dict__.get(name)
+    if step is None or keras.backend.backend() != "jax":
+        yield
+        return
+    object.__setattr__(model, name, lambda *args: step(*args))
+    try:
+        yield
+    finally:
+        object.__setattr__(model, name, step)

@@ -16,6 +16,7 @@ class TrainingClock:
 
     Attributes:
         step: Training steps done since epoch 0.
+        total: Planned training steps; None if not known.
     """
 
     def __init__(self, moments: Mapping[str, int | float | None]) -> None:
@@ -24,8 +25,9 @@ class TrainingClock:
             check_moment(name, moment)
         self._steps: dict[str, int] = {}
         self._steps_per_epoch: int | None = None
-        self._last_batch = -1
+        self._epoch_start = 0
         self.step = 0
+        self.total: int | None = None
 
     def start(self, params: Mapping[str, Any]) -> None:
         """Begin a training.
@@ -39,9 +41,9 @@ class TrainingClock:
         """
         self._steps_per_epoch = params.get("steps")
         epochs = params.get("epochs")
-        self._last_batch = -1
-        self.step = 0
+        self._epoch_start = self.step = 0
         total = epochs * self._steps_per_epoch if epochs and self._steps_per_epoch else None
+        self.total = total
         self._steps = {name: step_of(name, moment, total) for name, moment in self._moments.items()}
         for name, step in self._steps.items():
             if total is not None and step > total:
@@ -51,14 +53,24 @@ class TrainingClock:
 
     def epoch_begins(self, epoch: int) -> None:
         """Tell that an epoch begins; the first may be any in a resumed training."""
-        self._last_batch = -1
         if self._steps_per_epoch is not None:
             self.step = epoch * self._steps_per_epoch
+        self._epoch_start = self.step
+
+    # Batches are counted from the start of the epoch, not one by one: Keras may report the end of
+    # one from another thread when the next has begun already.
+
+    def batch_begins(self, batch: int) -> None:
+        """Tell that a batch, or the first of several done in one execution, begins."""
+        self.step = self._epoch_start + batch
 
     def batch_ends(self, batch: int) -> None:
         """Tell that a batch, or the last of several done in one execution, has ended."""
-        self.step += batch - self._last_batch
-        self._last_batch = batch
+        self.step = self._epoch_start + batch + 1
+
+    def planned(self, name: str) -> int | None:
+        """The step of a moment; None for one that is None."""
+        return self._steps.get(name)
 
     def reached(self, name: str) -> bool:
         """Whether a moment has come; never for one that is None."""

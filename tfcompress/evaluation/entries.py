@@ -102,19 +102,23 @@ class KerasEntry(Entry):
     def __init__(self, name: str, model: keras.Model, path: Path | None = None):
         import keras
 
+        from tfcompress.quantization.twin import quantized_form
+
         super().__init__(name, path.name if path else "Keras model in memory", threads=None)
         self.runtime = f"Keras ({keras.config.backend()})"
         self._model = model
+        # Trained with the callback `QuantizationAwareTraining`, it is judged as it was trained.
+        self._runner = quantized_form(model)
         self._path = path
 
     def _predict(self, x: Any, batch_size: int) -> np.ndarray:
-        return self._single(self._model.predict(x, batch_size=batch_size, verbose=0))
+        return self._single(self._runner.predict(x, batch_size=batch_size, verbose=0))
 
     def call(self, x: Any) -> Callable[[], Any]:
         """Return the compiled forward pass on one sample; see `Entry.call`."""
         import keras
 
-        model = self._model
+        model = self._runner
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
         backend = keras.config.backend()
         if backend == "tensorflow":
@@ -231,9 +235,12 @@ def _load_keras(name: str, path: Path) -> keras.Model:
     import keras
 
     # Keras finds the classes of instrumented models in its registry, where importing puts them.
-    importlib.import_module("tfcompress.quantization")
+    quantization = importlib.import_module("tfcompress.quantization")
     try:
-        return keras.models.load_model(path, compile=False)
+        model = keras.models.load_model(path, compile=False)
+        if path.suffix == ".keras":
+            quantization.restore_ranges(model, path)
+        return model
     except (ValueError, TypeError, OSError, KeyError, EOFError) as error:
         raise ValueError(
             f"Entry {name!r} cannot be read as a Keras model from {path}. It may be truncated, or "

@@ -193,7 +193,8 @@ def fidelity(
     its outputs by one.
 
     Args:
-        model: The Keras model that the file was made from.
+        model: The Keras model that the file was made from; one that was trained with
+            `tfcompress.callbacks.QuantizationAwareTraining` stands for its quantized form.
         artifact: The `Artifact`, or the path of the `.tflite` file.
         data: Samples, in any form that `quantize_aware` takes as `calibration`.
         tolerance: Largest difference in quanta that is taken as rounding. Defaults to 4.
@@ -217,11 +218,12 @@ def fidelity(
     ```
     """
     from tfcompress.evaluation.keras_values import KerasValues
+    from tfcompress.quantization.twin import quantized_form
 
     path, content = read_tflite(getattr(artifact, "path", artifact))
     if path is None:
         raise TypeError("`artifact` must be an `Artifact` or a path. Received: bytes")
-    values = KerasValues(model)
+    values = KerasValues(quantized_form(model))
     samples = calibration_samples(data, values.specs, limit)
     activations = Flatbuffer(content, path).activations()
     runner = _Runner(path, worker or default_worker())

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from tfcompress.export.conversion import Converted
+from tfcompress.export.grid_restoration import restore_grids
+from tfcompress.export.sources import LiveModel
 from tfcompress.graph import Node, flatten, keras_internals
 from tfcompress.graph.rebuild import LayerCopies, rebuild
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import wrappers_of
+from tfcompress.quantization.float_boundary import FloatBoundary
+from tfcompress.quantization.kernel_grid import KernelGrid
 from tfcompress.quantization.quantized_layer import QuantizedLayer, deployed
 from tfcompress.quantization.rules.channel_affine import channel_affine
+
+
+@dataclass(frozen=True)
+class DeployedModel(LiveModel):
+    """A lowered model whose weights get their trained grids in the converted file.
+
+    Args:
+        grids: What `restored_grids` found.
+    """
+
+    grids: tuple[KernelGrid, ...] = ()
+
+    def convert(self, output: Path, **settings: Any) -> Converted:
+        """Convert to `output`; `settings` are those of `convert_saved`."""
+        done = super().convert(output, **settings)
+        restore_grids(output, self.grids)
+        return done
+
+
+def restored_grids(model: keras.Model) -> tuple[KernelGrid, ...]:
+    """The kernels of a quantization-aware model whose grids the converter would not find."""
+    grids = (grid for wrapper in wrappers_of(model) for grid in wrapper.kernel_grids())
+    return tuple(grid for grid in grids if not grid.is_converters)
 
 
 def is_quantization_aware(model: keras.Model) -> bool:
@@ -23,7 +53,8 @@ def is_quantization_aware(model: keras.Model) -> bool:
 def deployment_model(model: keras.Model) -> keras.Model:
     """Lower a quantization-aware model to what the converter turns into integer operations.
 
-    Kernels hold their quantized values, so that the converter finds the same scales again; the only
+    Kernels hold their quantized values, so that the converter finds the same scales again (where it
+    would not, `restored_grids` names those that `DeployedModel` puts into the file); the only
     fake quantization left is that of activations, with constant ranges. Layers that LiteRT runs as
     several operations are spelled out.
 
@@ -56,14 +87,27 @@ def deployment_model(model: keras.Model) -> keras.Model:
                 else _fixed(operation, quantizer_calls)(tensor)
                 for position, tensor in enumerate(tensors)
             ]
+        if isinstance(operation, FloatBoundary):
+            return operation.deploy(*args)
         if isinstance(operation, QuantizedLayer):
             operation.deployed_calls += 1
-            return operation.rule.deploy(operation, *args, **kwargs)
-        return copies.copy(node)(*args, **kwargs)
+            outputs = operation.rule.deploy(operation, *args, **kwargs)
+            keras_internals.pass_mask(operation, args[0], outputs)
+            return outputs
+        return _without_loops(copies.copy(node), node)(*args, **kwargs)
 
     lowered = rebuild(graph, call)
     copies.copy_weights()
     return lowered
+
+
+def _without_loops(operation: Any, node: Node) -> Any:
+    """A recurrent layer that stays float, step by step: the converter may crash on its loop."""
+    if isinstance(operation, keras.layers.Layer) and None not in node.inputs[0].shape[1:]:
+        for layer in keras_internals.flat_sublayers(operation):
+            if isinstance(layer, keras.layers.RNN):
+                layer.unroll = True
+    return operation
 
 
 def _fixed(quantizer: ActivationQuantizer, calls: dict[str, int]) -> ActivationQuantizer:
@@ -78,4 +122,6 @@ def _requantized(tensor: Any, quantizer: ActivationQuantizer, calls: dict[str, i
     place by itself rounds less exactly than a convolution.
     """
     fixed = _fixed(quantizer, calls)
-    return fixed(channel_affine(tensor, 1.0, 0.0, f"{fixed.name}_requantize"))
+    # The converter would merge equal convolutions, and leave one that has two ranges in float.
+    one = 1.0 + 2.0**-22 * sum(calls.values())
+    return fixed(channel_affine(tensor, one, 0.0, f"{fixed.name}_requantize"))

@@ -14,14 +14,19 @@ from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import InputSpec, get_scheme, static_shapes
 from tfcompress.export.converter import RANDOM, convert, write_artifact
-from tfcompress.export.deployment import deployment_model, is_quantization_aware
-from tfcompress.export.sources import LiveModel
+from tfcompress.export.deployment import (
+    DeployedModel,
+    deployment_model,
+    is_quantization_aware,
+    restored_grids,
+)
 from tfcompress.export.strip import check_zeros, strip
 from tfcompress.export.verification import Tolerance, random_samples
 from tfcompress.graph import flatten
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.plan import left_in_float
+from tfcompress.quantization.twin import quantized_form
 
 
 def export(
@@ -35,7 +40,8 @@ def export(
 ) -> Artifact:
     """Strip a trained model, convert it to TFLite, and prove the file against the model.
 
-    A quantization-aware model becomes an integer file with the ranges that it learned. Any other
+    A quantization-aware model, or one that was trained with the callback
+    `QuantizationAwareTraining`, becomes an integer file with the ranges that it learned. Any other
     model, pruned or not, becomes an integer file by post-training quantization when `calibration`
     is given, or a float file with `io="float32"`.
 
@@ -73,6 +79,8 @@ def export(
     print(artifact.bytes, artifact.fidelity.max_quanta)
     ```
     """
+    check_zeros(model)
+    model = quantized_form(model)
     if not is_quantization_aware(model):
         return _export_float(model, path, io, calibration, tolerance, preprocessing, time_limit)
     get_scheme("fake_quant", io)
@@ -82,9 +90,8 @@ def export(
     else:
         wanted = [(spec.name, spec.shape[1:], spec.dtype) for spec in specs]
         samples, source = calibration_samples(calibration, wanted), "calibration"
-    check_zeros(model)
     return write_artifact(
-        LiveModel(deployment_model(model), specs, reference=model),
+        DeployedModel(deployment_model(model), specs, model, restored_grids(model)),
         path,
         scheme="fake_quant",
         io=io,

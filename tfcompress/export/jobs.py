@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from tfcompress.export.flatbuffer import natural_order
 from tfcompress.export.worker import ConversionError, note
 
 # Modules whose import registers the layers that a saved model may hold.
-_REGISTERING = ("tfcompress.quantization", "tfcompress.export.deployment")
+_REGISTERING = (
+    "tfcompress.quantization",
+    "tfcompress.export.deployment",
+    "tfcompress.export.gather",
+)
 
 
 def describe(source: str, signature: str | None = None) -> dict[str, Any]:
@@ -214,6 +218,7 @@ def _keras_entry(model: Any) -> tuple[Callable[..., Any], dict[str, Any], Any]:
     import keras
     import tensorflow as tf
 
+    from tfcompress.graph import keras_internals
     from tfcompress.graph.model_inputs import call_flat, model_inputs
 
     specs = {
@@ -221,15 +226,30 @@ def _keras_entry(model: Any) -> tuple[Callable[..., Any], dict[str, Any], Any]:
     }
 
     def function(**tensors: Any) -> dict[str, Any]:
-        outputs = keras.tree.flatten(call_flat(model, list(tensors.values())))
-        return {f"output_{index}": value for index, value in enumerate(outputs)}
+        outputs = call_flat(model, list(tensors.values()))
+        return dict(zip(_output_names(outputs), keras.tree.flatten(outputs), strict=True))
 
     function._tfcompress_owner = model  # type: ignore[attr-defined]
+    functional = keras_internals.functional_of(model)
+    structure = [] if functional is None else keras_internals.output_structure_of(functional)
     outputs = [
-        {"name": f"output_{index}", "dtype": value.dtype}
-        for index, value in enumerate(keras.tree.flatten(getattr(model, "outputs", None) or []))
+        {"name": name, "dtype": value.dtype}
+        for name, value in zip(_output_names(structure), keras.tree.flatten(structure), strict=True)
     ]
     return function, specs, outputs
+
+
+def _output_names(outputs: Any) -> list[str]:
+    """Names for flat outputs: the keys of a dictionary, otherwise `output_0`, `output_1`, …"""
+    import keras
+
+    count = len(keras.tree.flatten(outputs))
+    if isinstance(outputs, Mapping) and len(outputs) == count:
+        names = sorted(map(str, outputs))
+        # Files list outputs in natural order, which must be that of the flat outputs.
+        if all(map(str.isidentifier, names)) and sorted(names, key=natural_order) == names:
+            return names
+    return [f"output_{index}" for index in range(count)]
 
 
 def _save_static(function: Callable[..., Any], static: dict[str, Any], folder: str) -> None:

@@ -14,14 +14,17 @@ from tfcompress.graph.rebuild import LayerCopies, rebuild
 from tfcompress.pruning import apply_masks
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import wrappers_of
+from tfcompress.quantization.float_boundary import FloatBoundary
 from tfcompress.quantization.quantized_layer import QuantizedLayer
+from tfcompress.quantization.twin import quantized_form
 
 
 def strip(model: keras.Model) -> keras.Model:
     """Return the plain Keras model inside a pruned or quantization-aware one.
 
-    Masks are applied to the weights. Kernels of a quantization-aware model hold the values that
-    their integer codes stand for; activations are float again. The result needs no tfcompress.
+    Masks are applied to the weights. Kernels of a quantization-aware model, also of one that was
+    trained with the callback `QuantizationAwareTraining`, hold the values that their integer codes
+    stand for; activations are float again. The result needs no tfcompress.
 
     Args:
         model: A model trained with `tfcompress.callbacks.MagnitudePruning`, made by
@@ -42,6 +45,7 @@ def strip(model: keras.Model) -> keras.Model:
     ```
     """
     check_zeros(model)
+    model = quantized_form(model)
     if is_quantization_aware(model):
         stripped = _without_wrappers(model)
     elif isinstance(model, keras.Sequential) or _is_functional(model):
@@ -71,7 +75,7 @@ def _without_wrappers(model: keras.Model) -> keras.Model:
 
     def call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operation = node.operation
-        if isinstance(operation, ActivationQuantizer):
+        if isinstance(operation, (ActivationQuantizer, FloatBoundary)):
             return args[0]
         if isinstance(operation, QuantizedLayer):
             if id(operation) not in plain:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph import keras_internals
+from tfcompress.graph.sequence_masks import is_masked
 
 
 class UntraceableModelError(ValueError):
@@ -215,6 +216,12 @@ class _Reader:
                 tensors = [x for x in keras.tree.flatten(args) if isinstance(x, Tensor)]
                 known = {id(k): t for k, t in zip(inner.inputs, tensors, strict=True)}
                 return list(keras.tree.flatten(self.descend(inner, known, prefix=path + "/")))
+        if isinstance(operation, keras.layers.TimeDistributed):
+            inner = _steps_as_batch(operation, call)
+            tensor = args[0] if args else kwargs["inputs"]
+            if inner is not None and not is_masked(tensor):
+                known = {id(inner.inputs[0]): tensor}
+                return list(keras.tree.flatten(self.descend(inner, known, prefix=path + "/")))
         self._calls[path] += 1
         name = path if self._calls[path] == 1 else f"{path}@{self._calls[path]}"
         node = Node(name, operation, args, kwargs)
@@ -257,6 +264,23 @@ def _inner_functional(model: keras.Model, call: keras_internals.Call) -> keras.M
         return None
 
 
+def _steps_as_batch(
+    layer: keras.layers.TimeDistributed, call: keras_internals.Call
+) -> keras.Model | None:
+    """What a layer does to every step of a sequence, done to all steps as one batch.
+
+    None when the number of steps is not fixed.
+    """
+    tensors = _keras_tensors((call.args, call.kwargs))
+    if len(tensors) != 1 or None in tensors[0].shape[1:]:
+        return None
+    given = tensors[0]
+    steps, shape = given.shape[1], given.shape[2:]
+    inputs = keras.Input(batch_shape=given.shape, dtype=given.dtype)
+    outputs = layer.layer(keras.ops.reshape(inputs, (-1, *shape)))
+    return keras.Model(inputs, keras.ops.reshape(outputs, (-1, steps, *outputs.shape[1:])))
+
+
 def _functional(model: keras.Model) -> keras.Model:
     functional = keras_internals.functional_of(model)
     if functional is not None:
@@ -277,11 +301,12 @@ def _symbolic_inputs(model: keras.Model) -> Any:
             "`model.build(input_shape)`, or call it on a single batch of data, first."
         )
 
-    def make(shape: Any) -> keras.KerasTensor:
-        return keras.Input(batch_shape=(None, *tuple(shape)[1:]), dtype=model.input_dtype)
+    def make(shape: Any, name: str | None = None) -> keras.KerasTensor:
+        batch_shape = (None, *tuple(shape)[1:])
+        return keras.Input(batch_shape=batch_shape, dtype=model.input_dtype, name=name)
 
     if isinstance(shapes, dict):
-        return {key: make(shape) for key, shape in shapes.items()}
+        return {key: make(shape, key) for key, shape in shapes.items()}
     if shapes and isinstance(shapes[0], (list, tuple)):
         return [make(shape) for shape in shapes]
     return make(shapes)

@@ -7,7 +7,7 @@ fail when Keras changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +92,104 @@ def training_state_extras(model: keras.Model) -> list[Any]:
     return extras
 
 
+def take_constants(layer: keras.layers.Layer) -> None:
+    """Let a layer be called with other positional arguments than tensors, as operations are."""
+    layer._allow_non_tensor_positional_args = True
+
+
 def without_autocast() -> AbstractContextManager[Any]:
     """A scope in which float32 variables are read as they are, also under a mixed policy."""
     scope: AbstractContextManager[Any] = keras_backend.AutocastScope(None)
     return scope
+
+
+def is_training(layer: keras.layers.Layer) -> bool:
+    """Whether a layer that is being called is called in training, also without such an argument."""
+    return bool(layer._get_call_context().get_value("training"))
+
+
+def step_loop(
+    step: Callable[[Any, tuple[Any, ...]], tuple[tuple[Any, ...], tuple[Any, ...]]],
+    sequence: Any,
+    states: tuple[Any, ...],
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Run a step over a sequence in the loop that the backend has for it.
+
+    Args:
+        step: From a step's input and the states to outputs and states.
+        sequence: Shape (steps, batch, ...).
+        states: Initial states.
+
+    Returns:
+        The outputs of all steps, each of shape (steps, ...), and the last states.
+    """
+    if keras.config.backend() == "tensorflow":
+        # `keras.ops.scan` has only outputs like the states there; this loop is that of Keras' RNN.
+        _, outputs, last = keras_backend.rnn(
+            lambda x, states: step(x, tuple(states)),
+            sequence,
+            states,
+            time_major=True,
+            # Without it Keras 3.15 stops a time-major loop after as many steps as samples.
+            input_length=sequence.shape[0] or 2**31 - 1,
+        )
+        return tuple(outputs), tuple(last)
+
+    def body(states: tuple[Any, ...], x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        outputs, states = step(x, states)
+        return states, outputs
+
+    last, outputs = keras.ops.scan(body, states, sequence)
+    return outputs, last
+
+
+def mask_of(tensor: Any) -> Any:
+    """The Keras mask that a tensor carries, or None."""
+    return keras_backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Let a tensor carry a Keras mask."""
+    keras_backend.set_keras_mask(tensor, mask)
+
+
+def pass_mask(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:
+    """Let outputs carry the masks that a call of `layer` would have given them."""
+    if layer.supports_masking:
+        masks = keras.tree.map_structure(mask_of, inputs)
+        layer._set_mask_metadata(inputs, outputs, masks)
+
+
+def adopt_call_signature(wrapper: keras.layers.Layer, layer: keras.layers.Layer) -> None:
+    """Let a wrapper be called with the arguments of the layer in it, by their names.
+
+    Keras takes a call apart by the signature: without it, tensors could not be mixed with flags,
+    and masks and the training flag would not be handed on.
+    """
+    for name in (
+        "_call_signature",
+        "call_signature_parameters",
+        "_call_has_training_arg",
+        "_call_has_mask_arg",
+        "_call_has_context_arg",
+    ):
+        setattr(wrapper, name, getattr(layer, name))
+
+
+def attention_projections(layer: keras.layers.Layer) -> dict[str, keras.layers.EinsumDense]:
+    """The projections in a built `MultiHeadAttention` or `GroupQueryAttention`, by their part."""
+    parts = ("query", "key", "value", "output", "gate")
+    found = {part: getattr(layer, f"_{part}_dense", None) for part in parts}
+    return {part: dense for part, dense in found.items() if dense is not None}
+
+
+def attention_dropout(layer: keras.layers.Layer) -> keras.layers.Dropout:
+    """The dropout in a built `MultiHeadAttention` or `GroupQueryAttention`."""
+    dropout: keras.layers.Dropout = layer._dropout_layer
+    return dropout
+
+
+def sliding_window(layer: keras.layers.Layer) -> int | None:
+    """The window of a `MultiHeadAttention` or `GroupQueryAttention`, or None."""
+    window: int | None = getattr(layer, "sliding_window", getattr(layer, "_sliding_window", None))
+    return window

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ class LayerCopies:
     """
 
     def __init__(self, graph: Graph, dtype: str | None = None) -> None:
+        self._graph = graph
         self._dtype = dtype
         self._names = unique_names(graph)
         self._copies: dict[int, keras.Operation] = {}
@@ -53,6 +55,32 @@ class LayerCopies:
         for original, copy in self._pairs:
             copy_variables(original, copy)
 
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let the copies have their names for the new model inside the block, where it is made."""
+        yield
+
+
+class SharedLayers(LayerCopies):
+    """A graph's own layers, for a second model that trains the very same variables."""
+
+    def copy(self, node: Node) -> keras.Operation:
+        """The node's layer itself; of an operation without state, a copy."""
+        return super().copy(node) if node.layer is None else node.layer
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Rename layers of equal names inside the block, since a Functional model takes none."""
+        layers = {id(node.layer): node.layer for node in self._graph.nodes if node.layer}
+        names = {key: layer.name for key, layer in layers.items()}
+        try:
+            for key, layer in layers.items():
+                layer.name = self._names[key]
+            yield
+        finally:
+            for key, layer in layers.items():
+                layer.name = names[key]
+
 
 def copy_variables(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Assign the values of all variables of `original` to those of `copy`, in order.
@@ -67,7 +95,8 @@ def copy_variables(original: keras.layers.Layer, copy: keras.layers.Layer) -> No
             f"{len(original.variables)}."
         )
     for source, target in zip(original.variables, copy.variables, strict=True):
-        target.assign(source.value)
+        # As an array: JAX would share the buffer, and training either model would delete it.
+        target.assign(keras.ops.convert_to_numpy(source.value))
     copy.trainable = original.trainable
 
 

@@ -8,3 +8,10 @@ from tfcompress.quantization.rules import Role as Role
 from tfcompress.quantization.rules import Rule as Rule
 from tfcompress.quantization.rules import register as register
 from tfcompress.quantization.schemes import Scheme as Scheme
+from tfcompress.quantization.schemes import SchemeMap as SchemeMap
+from tfcompress.quantization.twin import QuantizedTwin as QuantizedTwin
+from tfcompress.quantization.twin import attach_twin as attach_twin
+from tfcompress.quantization.twin import detach_twin as detach_twin
+from tfcompress.quantization.twin import find_twin as find_twin
+from tfcompress.quantization.twin import quantized_form as quantized_form
+from tfcompress.quantization.twin import restore_ranges as restore_ranges

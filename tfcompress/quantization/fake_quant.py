@@ -64,7 +64,9 @@ def fake_quant_activation(x: Any, low: Any, high: Any, bits: int = 8) -> Any:
     Returns:
         A tensor of the shape and dtype of `x`.
     """
-    high = ops.maximum(high, low + SMALLEST_RANGE)
+    # Of constants in Python: a graph of unrolled steps has thousands of these.
+    constant = isinstance(low, float) and isinstance(high, float)
+    high = (max if constant else ops.maximum)(high, low + SMALLEST_RANGE)
     y = keras.quantizers.fake_quant_with_min_max_vars(x, low, high, num_bits=bits)
     return ops.cast(y, x.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -10,20 +11,24 @@ import numpy as np
 from keras import ops
 
 from tfcompress.graph import Graph, Node, Tensor, flatten
-from tfcompress.graph.rebuild import LayerCopies, fill, make_inputs
+from tfcompress.graph.rebuild import LayerCopies, SharedLayers, fill, make_inputs
+from tfcompress.plan import Plan
 from tfcompress.pruning.state import find_state
 from tfcompress.quantization import schemes
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import calibrate
-from tfcompress.quantization.placement import Placement, RangeGroup
+from tfcompress.quantization.float_boundary import FloatBoundary
+from tfcompress.quantization.placement import Member, Placement, RangeGroup
 from tfcompress.quantization.plan import quantization_rows
 from tfcompress.quantization.quantized_layer import QuantizedLayer
 from tfcompress.quantization.rules import Role
+from tfcompress.quantization.rules.operation_layer import OperationLayer
+from tfcompress.quantization.scheme_assignment import SchemeAssignment
 
 
 def quantize_aware(
     model: keras.Model,
-    scheme: str | schemes.Scheme = "int8",
+    scheme: schemes.SchemeLike = "int8",
     calibration: Any = None,
     verbose: bool = True,
 ) -> keras.Model:
@@ -36,10 +41,11 @@ def quantize_aware(
     Args:
         model: A built Keras model: Sequential, Functional, nested, or subclassed with a `call` that
             can be traced. It stays as it is: the float baseline.
-        scheme: A scheme or its name. Defaults to `"int8"`.
-        calibration: Samples from which the activation ranges start: an array of shape
-            `(samples, ...)`, a dict of arrays, a `tf.data.Dataset` or any iterable of batches.
-            Defaults to None: ranges start with the first training batch.
+        scheme: A scheme or its name; or schemes by layer, such as `{"default": "int8", "stack_.*":
+            "w4a8", "head": None}`, see `SchemeMap`. Defaults to `"int8"`.
+        calibration: Samples from which the activation ranges start, as the scheme's observer finds
+            them: an array of shape `(samples, ...)`, a dict of arrays, a `tf.data.Dataset` or any
+            iterable of batches. Defaults to None: ranges start with the first training batch.
         verbose: Whether to print a summary of the plan. Defaults to True.
 
     Returns:
@@ -47,7 +53,8 @@ def quantize_aware(
 
     Raises:
         ValueError: If `model` is not built or cannot be traced, is already quantization-aware, the
-            scheme is not known, or the calibration data do not fit the inputs.
+            scheme is not known or names layers that are not there, or the calibration data do not
+            fit the inputs.
 
     Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
@@ -61,20 +68,51 @@ def quantize_aware(
     artifact = tfcompress.export(qat, "model.tflite")
     ```
     """
-    scheme = schemes.get(scheme)
+    graph = _float_graph(model)
+    assignment = SchemeAssignment(graph, schemes.get(scheme))
+    placement = Placement(graph, assignment.excluded)
+    copies = LayerCopies(graph)
+    instrumented = _Instrumenter(graph, placement, assignment, kernel_masks(model), copies).build()
+    if calibration is not None:
+        calibrate(instrumented, calibration)
+    if verbose:
+        print(quantization_rows(graph, placement, assignment).summary())
+    return instrumented
+
+
+def instrument_shared(
+    model: keras.Model, scheme: schemes.Scheme | schemes.SchemeMap
+) -> tuple[keras.Model, Plan]:
+    """Make a quantization-aware model of the very layers of a float model.
+
+    Training either trains both. The optimizer keeps the zeros of pruned kernels, which are zeros
+    quantized too, so there are no masks in it.
+
+    Args:
+        model: A built float model.
+        scheme: The scheme.
+
+    Returns:
+        The model, and what was done to every tensor.
+
+    Raises:
+        ValueError: If `model` is not built or cannot be traced, or is quantization-aware already.
+    """
+    graph = _float_graph(model)
+    assignment = SchemeAssignment(graph, scheme)
+    placement = Placement(graph, assignment.excluded)
+    shared = _Instrumenter(graph, placement, assignment, {}, SharedLayers(graph)).build()
+    return shared, quantization_rows(graph, placement, assignment)
+
+
+def _float_graph(model: keras.Model) -> Graph:
     graph = flatten(model)
     if any(isinstance(node.operation, ActivationQuantizer) for node in graph.nodes):
         raise ValueError(
             f"The model '{model.name}' is quantization-aware already. Give the float model it "
             "was made from, or `tfcompress.strip` it first."
         )
-    placement = Placement(graph)
-    instrumented = _Instrumenter(graph, placement, scheme, kernel_masks(model)).build()
-    if calibration is not None:
-        calibrate(instrumented, calibration)
-    if verbose:
-        print(quantization_rows(graph, placement, scheme).summary())
-    return instrumented
+    return graph
 
 
 def kernel_masks(model: keras.Model) -> dict[int, np.ndarray]:
@@ -103,14 +141,15 @@ class _Instrumenter:
         self,
         graph: Graph,
         placement: Placement,
-        scheme: schemes.Scheme,
+        assignment: SchemeAssignment,
         masks: dict[int, np.ndarray],
+        copies: LayerCopies,
     ) -> None:
         self.graph = graph
         self.placement = placement
-        self.scheme = scheme
+        self.assignment = assignment
         self.masks = masks
-        self.copies = LayerCopies(graph)
+        self.copies = copies
         self._wrappers: dict[int, QuantizedLayer] = {}
         self._quantizers: dict[RangeGroup | None, ActivationQuantizer] = {}
         self._names: set[str] = set()
@@ -125,13 +164,16 @@ class _Instrumenter:
                 self._quantize(unit)
             else:
                 self._run(unit)
-        model = keras.Model(
-            fill(self.graph.input_structure, inputs),
-            fill(self.graph.output_structure, self._values),
-            name=self.graph.model.name,
-        )
+        with self.copies.naming():
+            model = keras.Model(
+                fill(self.graph.input_structure, inputs),
+                fill(self.graph.output_structure, self._values),
+                name=self.graph.model.name,
+            )
         self.copies.copy_weights()
         self._set_masks()
+        for wrapper in self._wrappers.values():
+            wrapper.start_scales()
         return model
 
     def _run(self, node: Node) -> None:
@@ -140,7 +182,11 @@ class _Instrumenter:
             for tensor in node.inputs
         }
         operation = self._operation(node)
-        outputs = operation(*fill(node.args, values), **fill(node.kwargs, values))
+        args, kwargs = fill(node.args, values), fill(node.kwargs, values)
+        if isinstance(operation, QuantizedLayer) and not args:
+            # A wrapper knows its first input by another name than the layer.
+            args = (kwargs.pop(next(iter(inspect.signature(node.operation.call).parameters))),)
+        outputs = operation(*args, **kwargs)
         if self.placement.rules[node].rounds(node):
             group = self.placement.group_of(node.outputs[0])
             if group in self._quantizers:
@@ -154,25 +200,28 @@ class _Instrumenter:
         key = id(node.operation)
         if key not in self._wrappers:
             kernels = [kernel for kernel, _ in rule.kernels(node.operation)]
+            inner = self.copies.copy(node)
             self._wrappers[key] = QuantizedLayer(
-                self.copies.copy(node),
-                weight_bits=self.scheme.weight_bits,
+                inner if node.layer is not None else OperationLayer.of(inner, node),
+                scheme=self.assignment.of_node(node),
                 inner=rule.inner_quantizers(node),
                 masked=[id(kernel) in self.masks for kernel in kernels],
                 folded=node in self.placement.folded,
+                build_config=node.operation.get_build_config() if rule.takes_named_inputs else None,
                 name=self.copies.name(node),
             )
         return self._wrappers[key]
 
     def _quantize(self, group: RangeGroup) -> None:
+        scheme = self.assignment.of_tensor(group.members[-1].tensor, self.placement.fused)
         quantizer = ActivationQuantizer(
-            fixed_range=group.fixed_range,
-            bits=self.scheme.activation_bits,
+            fixed_range=group.fixed_range or scheme.fixed_range,
             requantized=[i for i, m in enumerate(group.members) if m.reader is not None],
-            name=self._quantizer_name(group),
+            name=self._unique_name(f"{group.name}_quantizer"),
+            **scheme.quantizer_config(),
         )
         self._quantizers[group] = quantizer
-        tensors = [self._values[member.tensor] for member in group.members]
+        tensors = [self._value_to_quantize(member) for member in group.members]
         outputs = [quantizer(tensors[0])] if len(tensors) == 1 else quantizer(tensors)
         for member, output in zip(group.members, outputs, strict=True):
             key: Tensor | tuple[Node, Tensor] = member.tensor
@@ -180,8 +229,14 @@ class _Instrumenter:
                 key = (member.reader, member.tensor)
             self._values[key] = output
 
-    def _quantizer_name(self, group: RangeGroup) -> str:
-        base = re.sub(r"[^A-Za-z0-9_.\\>-]", "_", group.name) + "_quantizer"
+    def _value_to_quantize(self, member: Member) -> Any:
+        tensor = member.tensor
+        if tensor.producer not in self.assignment.excluded or member.reader is not None:
+            return self._values[tensor]
+        return FloatBoundary(name=self._unique_name(f"{tensor.name}_float"))(self._values[tensor])
+
+    def _unique_name(self, base: str) -> str:
+        base = re.sub(r"[^A-Za-z0-9_.\\>-]", "_", base)
         name, number = base, 1
         while name in self._names:
             name, number = f"{base}_{number}", number + 1

@@ -7,13 +7,15 @@ quantized value, which all its readers use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
 from tfcompress.graph import Graph, Node, Tensor
 from tfcompress.quantization.rules import Role, Rule, rule_of
 from tfcompress.quantization.rules.channel_affine import BatchNormalizationRule
+from tfcompress.quantization.rules.registry import FloatRule
+from tfcompress.quantization.scheme_assignment import EXCLUDED
 
 
 @dataclass(eq=False)
@@ -38,11 +40,13 @@ class RangeGroup:
         members: The tensors to quantize.
         followers: Tensors that have the range without a quantizer, through pass-through operations.
         fixed_range: The range where LiteRT imposes it.
+        inside: Whether the layer that makes the tensors quantizes them inside itself.
     """
 
     members: list[Member] = field(default_factory=list)
     followers: list[Tensor] = field(default_factory=list)
     fixed_range: tuple[float, float] | None = None
+    inside: bool = False
 
     @property
     def name(self) -> str:
@@ -53,6 +57,10 @@ class RangeGroup:
 class Placement:
     """Decides, for a graph, what is quantized where.
 
+    Args:
+        graph: The graph.
+        excluded: Nodes to leave in float though they could be quantized. Defaults to none.
+
     Attributes:
         graph: The graph.
         rules: The rule of every node.
@@ -62,9 +70,12 @@ class Placement:
         folded: Batch normalizations that fold into the operation before them.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, excluded: Collection[Node] = ()) -> None:
         self.graph = graph
-        self.rules: dict[Node, Rule] = {node: rule_of(node.operation) for node in graph.nodes}
+        self.rules: dict[Node, Rule] = {
+            node: FloatRule(EXCLUDED) if node in excluded else rule_of(node.operation)
+            for node in graph.nodes
+        }
         self.roles: dict[Node, Role] = {}
         for node in graph.nodes:
             role = self.rules[node].role(node)
@@ -123,6 +134,9 @@ class Placement:
         if producer is None or self.roles[producer] is Role.FLOAT:
             if not self._feeds_integers(tensor):
                 return
+        elif self.rules[producer].quantizes_output(producer, tensor.index):
+            group.inside = True
+            return
         else:
             group.fixed_range = self.rules[producer].fixed_range(producer)
         group.members.append(Member(tensor))

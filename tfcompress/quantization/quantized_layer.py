@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,17 @@ from tfcompress.graph import keras_internals
 from tfcompress.graph.rebuild import copy_variables
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.fake_quant import fake_quant_weight
+from tfcompress.quantization.kernel_grid import KernelGrid
+from tfcompress.quantization.learned_scale import (
+    learned_value,
+    lsq_gradient_scale,
+    lsq_quantize,
+)
 from tfcompress.quantization.rules import rule_of
+from tfcompress.quantization.rules.operation_layer import OperationLayer
+from tfcompress.quantization.schemes import Scheme
 from tfcompress.quantization.substitution import substituted
+from tfcompress.quantization.weight_scale import fake_quant_to_scale, weight_scale
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -27,11 +37,15 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     Args:
         layer: The layer. Its class decides what is quantized, through the registered rules.
-        weight_bits: Bits of a weight. Defaults to 8.
+        weight_bits: Bits of a weight where no `scheme` is given. Defaults to 8.
         inner: Names of the activation quantizers inside the layer, each with its fixed range or
             None. Defaults to none.
         masked: For each kernel, whether its zeros are kept. Defaults to none.
         folded: Whether a batch normalization folds into the operation before it.
+        scheme: The grids of weights and inner activations, as a `Scheme` or its config. Defaults to
+            None: int8, with the given `weight_bits`.
+        build_config: What builds the inner layer when the shape of its first input alone does not.
+            Defaults to None.
 
     Call arguments:
         inputs: What the inner layer takes; further arguments are passed on.
@@ -44,19 +58,34 @@ class QuantizedLayer(keras.layers.Wrapper):
         inner: Mapping[str, tuple[float, float] | None] | None = None,
         masked: Sequence[bool] = (),
         folded: bool = False,
+        scheme: Scheme | Mapping[str, Any] | None = None,
+        build_config: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self.weight_bits = weight_bits
+        if scheme is None:
+            scheme = Scheme(weight_bits=weight_bits)
+        self.scheme = scheme if isinstance(scheme, Scheme) else Scheme.from_config(scheme)
+        self.weight_bits = self.scheme.weight_bits
         self.masked = list(masked)
         self.folded = folded
+        self.build_config = None if build_config is None else dict(build_config)
+        if self.rule.takes_named_inputs:
+            keras_internals.adopt_call_signature(self, layer)
         self.inner = {
-            name: ActivationQuantizer(fixed_range, name=name, dtype=layer.dtype_policy)
+            name: ActivationQuantizer(
+                fixed_range,
+                name=name,
+                dtype=layer.dtype_policy,
+                **self.scheme.quantizer_config(),
+            )
             for name, fixed_range in (inner or {}).items()
         }
         self.supports_masking = layer.supports_masking
+        if isinstance(layer, OperationLayer):
+            keras_internals.take_constants(self)
         # Python switches, as in ActivationQuantizer.
         self.quantizing = True
         self.frozen = False
@@ -69,6 +98,8 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def build(self, input_shape: Any = None) -> None:
         """Build the inner layer and the masks."""
+        if self.build_config is not None and not self.layer.built:
+            self.layer.build_from_config(self.build_config)
         super().build(input_shape)
         for quantizer in self.inner.values():
             quantizer.build()
@@ -87,17 +118,110 @@ class QuantizedLayer(keras.layers.Wrapper):
             else None
             for number, (kernel, keeps_zeros) in enumerate(zip(kernels, masked, strict=True))
         ]
+        self.scales = [
+            (self._scale(f"scale_{number}", shape, False), self._scale(f"growth_{number}", shape))
+            for number, shape in enumerate(self._scale_shapes())
+        ]
+
+    def _scale_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the scales that are learned, one for each kernel."""
+        if self.scheme.learned != "lsq":
+            return []
+        shapes = []
+        for kernel, axes in self.rule.kernels(self.layer):
+            kept = {axis % len(kernel.shape) for axis in self._channel_axes(axes)}
+            shapes.append(tuple(n if i in kept else 1 for i, n in enumerate(kernel.shape)))
+        return shapes
+
+    def _scale(self, name: str, shape: tuple[int, ...], trainable: bool = True) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer="zeros" if trainable else "ones",
+            trainable=trainable,
+            dtype="float32",
+            autocast=False,
+        )
+
+    def start_scales(self) -> None:
+        """Let scales that are learned start from the values that the kernels have now."""
+        if self.scales:
+            for (_, axes), value, (start, growth) in zip(
+                self.rule.kernels(self.layer), self._masked_values(), self.scales, strict=True
+            ):
+                start.assign(self._observed_scale(value, axes))
+                growth.assign(ops.zeros(growth.shape))
+
+    def _channel_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
+        return axes if self.scheme.granularity == "per_channel" else ()
+
+    def _observed_scale(self, value: Any, axes: tuple[int, ...]) -> Any:
+        scheme = self.scheme
+        return weight_scale(
+            value,
+            self._channel_axes(axes),
+            scheme.weight_bits,
+            scheme.weight_range,
+            scheme.power_of_two is not None,
+        )
+
+    def _masked_values(self) -> list[Any]:
+        """The values of the kernels in float32, with the masked ones zero."""
+        values = []
+        for (kernel, _), mask in zip(self.rule.kernels(self.layer), self.masks, strict=True):
+            value = ops.cast(kernel.value, "float32")
+            if mask is not None:
+                value = value * ops.cast(mask.value, "float32")
+            values.append(value)
+        return values
 
     def quantized_kernels(self) -> list[tuple[keras.Variable, Any]]:
         """Each kernel variable with its masked and fake-quantized value, in float32."""
         with keras_internals.without_autocast():
-            pairs = []
-            for (kernel, axes), mask in zip(self.rule.kernels(self.layer), self.masks, strict=True):
-                value = ops.cast(kernel.value, "float32")
-                if mask is not None:
-                    value = value * ops.cast(mask.value, "float32")
-                pairs.append((kernel, fake_quant_weight(value, axes, self.weight_bits)))
-        return pairs
+            return [
+                (kernel, self._quantized(number, value, axes))
+                for number, ((kernel, axes), value) in enumerate(
+                    zip(self.rule.kernels(self.layer), self._masked_values(), strict=True)
+                )
+            ]
+
+    def _quantized(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
+        scheme, bits = self.scheme, self.weight_bits
+        if self.scales:
+            steps = 2 ** (bits - 1) - 1
+            return lsq_quantize(value, self._learned_scale(number), -steps, steps)
+        if scheme.weight_range == "max" and scheme.power_of_two is None:
+            return fake_quant_weight(value, self._channel_axes(axes), bits)
+        return fake_quant_to_scale(value, self._observed_scale(value, axes), bits)
+
+    def _learned_scale(self, number: int) -> Any:
+        start, growth = self.scales[number]
+        kernel, _ = self.rule.kernels(self.layer)[number]
+        shared = math.prod(kernel.shape) // max(1, math.prod(start.shape))
+        strength = lsq_gradient_scale(shared, 2 ** (self.weight_bits - 1) - 1)
+        return learned_value(start.value, growth.value, strength)
+
+    def kernel_grids(self) -> list[KernelGrid]:
+        """The integer codes and scales of the kernels, as the exported file must have them."""
+        grids = []
+        with keras_internals.without_autocast():
+            kernels, values = self.rule.kernels(self.layer), self._masked_values()
+            for number, ((kernel, axes), value) in enumerate(zip(kernels, values, strict=True)):
+                quantized = self._quantized(number, value, axes)
+                if self.scales:
+                    scale = self._learned_scale(number)
+                else:
+                    scale = self._observed_scale(value, axes)
+                grids.append(
+                    KernelGrid.of(
+                        kernel.path,
+                        ops.convert_to_numpy(quantized),
+                        ops.convert_to_numpy(scale),
+                        axes,
+                        self.scheme,
+                    )
+                )
+        return grids
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the inner layer with its kernels quantized."""
@@ -138,8 +262,10 @@ class QuantizedLayer(keras.layers.Wrapper):
         # Integer kernels know no half precision: what is exported computes in float32.
         return self._copy({"name": self.deployed_name, "dtype": "float32", **overrides})
 
-    def plain_copy(self) -> keras.layers.Layer:
+    def plain_copy(self) -> keras.Operation:
         """The inner layer as it was before wrapping, with the quantized kernels as its weights."""
+        if isinstance(self.layer, OperationLayer):
+            return self.layer.plain()
         return self._copy({"name": self.name})
 
     def _copy(self, overrides: dict[str, Any]) -> keras.layers.Layer:
@@ -167,10 +293,11 @@ class QuantizedLayer(keras.layers.Wrapper):
         """The arguments that make an equal layer."""
         return {
             **super().get_config(),
-            "weight_bits": self.weight_bits,
+            "scheme": self.scheme.get_config(),
             "inner": {name: inner.fixed_range for name, inner in self.inner.items()},
             "masked": self.masked,
             "folded": self.folded,
+            "build_config": self.build_config,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from os import PathLike
 from typing import Annotated, Any, Literal, Self
@@ -165,6 +166,7 @@ class PruneSection(FitSection):
         end: Step, or share of the stage, at which the sparsity is reached.
         frequency: Steps between two updates of the masks; `None` leaves the choice to the callback.
         scope: `global` (one threshold) or `uniform` (the same sparsity in every kernel).
+        criterion: `magnitude`, `lamp`, `random` or a criterion's config.
         include: Layers to prune, by name, regular expression or class; `None` means all.
         exclude: Layers to leave alone.
     """
@@ -176,6 +178,7 @@ class PruneSection(FitSection):
     end: Moment = 0.6
     frequency: Positive | None = None
     scope: Literal["global", "uniform"] = "global"
+    criterion: str | dict[str, Any] = "magnitude"
     include: Patterns = None
     exclude: Patterns = None
 
@@ -186,11 +189,77 @@ class PruneSection(FitSection):
         return self
 
 
+class SchemeSettings(Section):
+    """The settings of a quantization scheme, where it has no name; see `tfcompress.Scheme`.
+
+    Args:
+        name: Name by which plans and files call it; made from the settings by default.
+        weight_bits: Bits of a weight.
+        activation_bits: Bits of an activation.
+        granularity: What shares a weight scale.
+        weight_range: What the largest weight code stands for.
+        activations: Kind of the activation ranges, or one range `[low, high]` for all.
+        observer: How activation ranges are found: a name, or a mapping of `name` and arguments.
+        power_of_two: Which scales are powers of two.
+        learned: How ranges are trained.
+    """
+
+    name: Annotated[str, AfterValidator(_plain_name)] | None = None
+    weight_bits: Annotated[int, Field(ge=2, le=8)] = 8
+    activation_bits: Literal[8] = 8
+    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    weight_range: Literal["max", "mse", "octav"] = "max"
+    activations: (
+        Literal["asymmetric", "symmetric"]
+        | Annotated[list[float], Field(min_length=2, max_length=2)]
+    ) = "asymmetric"
+    observer: str | dict[str, Any] = "moving_average"
+    power_of_two: Literal["weights", "all"] | None = None
+    learned: Literal["lsq", "pact"] | None = None
+
+
+def _scheme(value: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Check the form of a scheme; its names are checked where it is used, by Keras code."""
+    if isinstance(value, str):
+        return value
+    if any(key in SchemeSettings.model_fields for key in value):
+        return _settings(value)
+    for pattern, scheme in value.items():
+        if isinstance(scheme, dict):
+            _settings(scheme)
+        elif not isinstance(scheme, str | None):
+            raise ValueError(
+                f"for the layers {pattern!r} the name of a scheme, a mapping of its settings, or "
+                f"null for float, not {scheme!r}"
+            )
+    return value
+
+
+def _settings(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        SchemeSettings.model_validate(value)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key, known = str(first["loc"][0]), list(SchemeSettings.model_fields)
+        if first["type"] != "extra_forbidden":
+            raise ValueError(f"a scheme with a valid `{key}` ({first['msg']})") from error
+        near = difflib.get_close_matches(key, known, 1, 0.0)[0]
+        raise ValueError(
+            f"a scheme without `{key}`; the nearest known setting is `{near}`"
+        ) from error
+    return value
+
+
+SchemeValue = Annotated[str | dict[str, Any], AfterValidator(_scheme)]
+
+
 class QuantizeSection(FitSection):
     """Quantization-aware training; see `quantize_aware` and `callbacks.QuantizationSchedule`.
 
     Args:
-        scheme: Name of the quantization scheme.
+        scheme: Name of the quantization scheme, a mapping of its settings (`SchemeSettings`), or
+            schemes by layer: `default`, layer names, regular expressions and layer classes, each
+            with a scheme or null for float; the last that matches a layer counts.
         calibration_samples: Training samples that the first ranges are taken from.
         begin: Step or share of the stage from which on the forward pass is quantized.
         freeze_ranges: Step or share from which on the activation ranges stay as they are.
@@ -199,11 +268,20 @@ class QuantizeSection(FitSection):
 
     epochs: Positive = 2
     learning_rate: LearningRate = 1e-4
-    scheme: str = "int8"
+    scheme: SchemeValue = "int8"
     calibration_samples: Positive = 256
     begin: Moment = 0.0
     freeze_ranges: Moment | None = None
     freeze_batchnorm: Moment | None = None
+
+    @property
+    def scheme_name(self) -> str:
+        """What files and reports call the scheme."""
+        if isinstance(self.scheme, str):
+            return self.scheme
+        if any(key in SchemeSettings.model_fields for key in self.scheme):
+            return str(self.scheme.get("name") or "custom")
+        return "mixed"
 
 
 class ExportSection(Section):

@@ -89,7 +89,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         title = f"prune: to {recipe.prune.sparsity:.0%} zeros in {_epochs(recipe.prune.epochs)}"
         found.append(Stage("prune", title, _prune(recipe.prune)))
     if recipe.quantize is not None:
-        title = f"quantize: {recipe.quantize.scheme}, {_epochs(recipe.quantize.epochs)}"
+        title = f"quantize: {recipe.quantize.scheme_name}, {_epochs(recipe.quantize.epochs)}"
         found.append(Stage("quantize", title, _quantize(recipe.quantize)))
     for scheme in recipe.export.baselines:
         name = baseline_name(scheme)
@@ -111,7 +111,7 @@ def compressed_name(recipe: Recipe) -> str | None:
     if recipe.prune is not None:
         parts.append("pruned")
     if recipe.quantize is not None:
-        parts.append(f"qat_{recipe.quantize.scheme}")
+        parts.append(f"qat_{recipe.quantize.scheme_name}")
     return "_".join(parts) or None
 
 
@@ -123,7 +123,7 @@ def label(name: str, recipe: Recipe | None = None) -> str:
     if recipe is not None and recipe.prune is not None:
         parts.append(f"pruned {recipe.prune.sparsity:.0%}")
     if recipe is not None and recipe.quantize is not None:
-        parts.append(f"{recipe.quantize.scheme} QAT")
+        parts.append(f"{recipe.quantize.scheme_name} QAT")
     return " + ".join(parts) or name
 
 

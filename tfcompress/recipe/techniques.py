@@ -11,10 +11,19 @@ def pruning_callback(section: PruneSection) -> MagnitudePruning:
     """Return the callback that a `prune` section describes.
 
     Raises:
-        ValueError: If the schedule is unknown.
+        ValueError: If the schedule or the criterion is unknown.
     """
     settings = section.model_dump(
-        include={"sparsity", "schedule", "begin", "end", "scope", "include", "exclude"}
+        include={
+            "sparsity",
+            "schedule",
+            "begin",
+            "end",
+            "scope",
+            "criterion",
+            "include",
+            "exclude",
+        }
     )
     if section.frequency is not None:
         settings["frequency"] = section.frequency
@@ -30,13 +39,16 @@ def quantization_callback(section: QuantizeSection) -> QuantizationSchedule:
     )
 
 
-def techniques(recipe: Recipe) -> list[tuple[str, MagnitudePruning | schemes.Scheme]]:
+Technique = MagnitudePruning | schemes.Scheme | schemes.SchemeMap
+
+
+def techniques(recipe: Recipe) -> list[tuple[str, Technique]]:
     """Return what a recipe does to a trained model, as `("prune", …)` and `("quantize", …)`.
 
     Raises:
         ValueError: If a schedule or scheme is unknown.
     """
-    found: list[tuple[str, MagnitudePruning | schemes.Scheme]] = []
+    found: list[tuple[str, Technique]] = []
     if recipe.prune is not None:
         found.append(("prune", pruning_callback(recipe.prune)))
     if recipe.quantize is not None:

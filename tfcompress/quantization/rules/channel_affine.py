@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -13,14 +14,15 @@ from tfcompress.graph import Node
 from tfcompress.quantization.rules.registry import Role, Rule, register
 
 
-def channel_affine(inputs: Any, scale: Any, offset: Any, name: str) -> Any:
+def channel_affine(inputs: Any, scale: Any, offset: Any, name: str | None = None) -> Any:
     """`inputs * scale + offset` over the last axis as a 1x1 depthwise convolution.
 
     Args:
-        inputs: Symbolic tensor of rank 2 to 4.
+        inputs: Symbolic tensor of rank 2 or more, with at most one axis of no fixed size apart from
+            the batch unless its rank is 4.
         scale: Scalar or of shape (channels,).
         offset: Scalar or of shape (channels,).
-        name: Name of the convolution.
+        name: Name of the convolution. Defaults to None: a new one.
 
     Returns:
         A symbolic tensor of the shape of `inputs`.
@@ -34,9 +36,14 @@ def channel_affine(inputs: Any, scale: Any, offset: Any, name: str) -> Any:
     if len(spatial) == 2:
         outputs = convolution(inputs)
     else:
-        padding = (1,) * (2 - len(spatial))
-        outputs = convolution(layers.Reshape((*padding, *spatial, channels))(inputs))
-        outputs = layers.Reshape((*spatial, channels))(outputs)
+        shape = [-1 if size is None else size for size in spatial]
+        plane = (1, -1) if -1 in shape else (1, math.prod(shape))
+        outputs = convolution(layers.Reshape((*plane, channels))(inputs))
+        outputs = layers.Reshape((*shape, channels))(outputs)
+    if len(offset) > 1 and offset[0] != 0 and np.all(offset == offset[0]):
+        # The converter gives a bias of equal values the integer code of the first channel
+        # everywhere, whatever the other channels' scales are.
+        offset = np.concatenate([np.nextafter(offset[:1], np.float32(np.inf)), offset[1:]])
     convolution.set_weights([scale.reshape(1, 1, channels, 1), offset])
     return outputs
 
@@ -65,9 +72,14 @@ class ChannelAffineRule(Rule, ABC):
         return True
 
     def refusal(self, node: Node) -> str | None:
-        """Ranks without a 2-D form."""
-        if not 2 <= len(node.inputs[0].shape) <= 4:
-            return f"no integer form for inputs of rank {len(node.inputs[0].shape)}"
+        """Integer inputs, and open shapes without a 2-D form."""
+        tensor = node.inputs[0]
+        if not tensor.is_float:
+            return f"its input holds {tensor.dtype}, which has no activation range"
+        if len(tensor.shape) < 2:
+            return f"no integer form for inputs of rank {len(tensor.shape)}"
+        if len(tensor.shape) != 4 and tensor.shape[1:].count(None) > 1:
+            return "its input has several axes of no fixed size apart from the batch"
         if node.inputs[0].shape[-1] is None:
             return "the number of channels is not fixed"
         return None
@@ -117,6 +129,14 @@ class BatchNormalizationRule(ChannelAffineRule):
 class RescalingRule(ChannelAffineRule):
     """`Rescaling(scale, offset)`, scalars or one value for each channel."""
 
+    def refusal(self, node: Node) -> str | None:
+        """Factors that differ along other axes."""
+        layer = node.operation
+        sizes = {np.shape(value) for value in (layer.scale, layer.offset)}
+        if not sizes <= {(), (1,), (node.inputs[0].shape[-1],)}:
+            return "its scale or offset differs along other axes than the last one"
+        return super().refusal(node)
+
     def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
         """The layer's arguments."""
         return np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32")
@@ -124,20 +144,20 @@ class RescalingRule(ChannelAffineRule):
 
 @register(layers.Normalization)
 class NormalizationRule(ChannelAffineRule):
-    """`Normalization` with statistics over the last axis."""
+    """`Normalization` with statistics over the last axis or all axes, in either direction."""
 
     def refusal(self, node: Node) -> str | None:
-        """Only adapted layers, not inverted, over the last axis."""
+        """Statistics over other axes."""
         layer = node.operation
         axes = tuple(layer.axis) if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
         rank = len(node.inputs[0].shape)
-        if layer.invert or any(a is not None and a % rank != rank - 1 for a in axes):
-            return f"no integer form for Normalization(axis={layer.axis}, invert={layer.invert})"
+        if any(a is not None and a % rank != rank - 1 for a in axes):
+            return f"no integer form for Normalization(axis={layer.axis}); only the last axis"
         return super().refusal(node)
 
     def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
         """From the adapted mean and variance."""
         mean = ops.convert_to_numpy(layer.mean).reshape(-1)
         deviation = np.sqrt(ops.convert_to_numpy(layer.variance).reshape(-1))
-        scale = 1.0 / np.maximum(deviation, keras.backend.epsilon())
-        return scale, -mean * scale
+        deviation = np.maximum(deviation, keras.backend.epsilon())
+        return (deviation, mean) if layer.invert else (1.0 / deviation, -mean / deviation)

@@ -10,10 +10,15 @@ import keras
 from keras import layers, ops
 
 from tfcompress.graph import Node
-from tfcompress.quantization.rules.activations import activation_kind, activation_name
+from tfcompress.quantization.rules.activations import PRE_ACTIVATION as PRE_ACTIVATION
+from tfcompress.quantization.rules.activations import (
+    activate,
+    activation_kind,
+    activation_name,
+    activation_quantizers,
+    activation_refusal,
+)
 from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
-
-PRE_ACTIVATION = "pre_activation"
 
 
 @contextmanager
@@ -26,6 +31,15 @@ def linear_activation(layer: keras.layers.Layer) -> Iterator[None]:
         yield
     finally:
         layer.__dict__["activation"] = activation
+
+
+def deployed_activation(wrapper: Any, outputs: Any) -> Any:
+    """The activation of a wrapped layer as it is exported, behind the rest of the layer."""
+    function = wrapper.layer.activation
+    deployed = activation_kind(function).deployed
+    if deployed is not None:
+        return deployed(outputs)
+    return activate(function, outputs, wrapper.deployed_quantizer)
 
 
 @register(layers.Dense, layers.Conv1D, layers.Conv2D)
@@ -43,12 +57,12 @@ class LinearRule(Rule):
         return [(layer.kernel, self.channel_axes)]
 
     def refusal(self, node: Node) -> str | None:
-        """Only the channels-last layout converts."""
+        """Other layouts than channels-last, and activations without an integer form."""
         if getattr(node.layer, "data_format", "channels_last") != "channels_last":
             return "LiteRT has kernels for the channels_last data format only"
         if getattr(node.layer, "lora_enabled", False):
             return "LoRA adapters are enabled; merge them first"
-        return None
+        return activation_refusal(node.operation.activation)
 
     def role(self, node: Node) -> Role:
         """`COMPUTE`, unless the layout is refused."""
@@ -67,26 +81,21 @@ class LinearRule(Rule):
         return activation_kind(node.operation.activation).fixed_range
 
     def inner_quantizers(self, node: Node) -> InnerRanges:
-        """One before an activation that does not fuse."""
-        role = activation_kind(node.operation.activation).role
-        return {} if role in (Role.ACTIVATION, Role.PASS_THROUGH) else {PRE_ACTIVATION: None}
+        """Before and in an activation that does not fuse."""
+        return activation_quantizers(node.operation.activation)
 
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Quantize between the linear part and an activation that does not fuse."""
-        quantizer = wrapper.inner.get(PRE_ACTIVATION)
-        if quantizer is None:
+        if PRE_ACTIVATION not in wrapper.inner:
             return wrapper.layer(inputs, *args, **kwargs)
         with linear_activation(wrapper.layer):
             outputs = wrapper.layer(inputs, *args, **kwargs)
-        return wrapper.layer.activation(quantizer(outputs))
+        return activate(wrapper.layer.activation, outputs, wrapper.inner.__getitem__)
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The linear layer, and behind it an activation that does not fuse."""
-        if PRE_ACTIVATION not in wrapper.inner:
-            return wrapper.baked_copy()(inputs)
         outputs = wrapper.baked_copy(activation="linear")(inputs)
-        outputs = wrapper.deployed_quantizer(PRE_ACTIVATION)(outputs)
-        return layers.Activation(wrapper.layer.activation)(outputs)
+        return deployed_activation(wrapper, outputs)
 
 
 @register(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -139,9 +148,7 @@ class SeparableRule(LinearRule):
         )
         if layer.use_bias:
             outputs = ops.add(outputs, ops.cast(layer.bias, outputs.dtype))
-        if PRE_ACTIVATION in wrapper.inner:
-            outputs = wrapper.inner[PRE_ACTIVATION](outputs)
-        return outputs if layer.activation is None else layer.activation(outputs)
+        return activate(layer.activation, outputs, wrapper.inner.__getitem__)
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A depthwise convolution, a quantizer and a 1x1 convolution."""
@@ -159,21 +166,12 @@ class SeparableRule(LinearRule):
             use_bias=False,
             name=f"{wrapper.deployed_name}_depthwise",
         )
-        hidden = PRE_ACTIVATION in wrapper.inner
         pointwise = pointwise_class(
-            layer.filters,
-            1,
-            use_bias=layer.use_bias,
-            activation=None if hidden else layer.activation,
-            name=wrapper.deployed_name,
+            layer.filters, 1, use_bias=layer.use_bias, name=wrapper.deployed_name
         )
         outputs = wrapper.deployed_quantizer("depthwise")(depthwise(inputs))
         outputs = pointwise(outputs)
         depthwise.set_weights([depthwise_kernel])
         bias = [ops.convert_to_numpy(layer.bias)] if layer.use_bias else []
         pointwise.set_weights([pointwise_kernel, *bias])
-        if not hidden:
-            return outputs
-        return layers.Activation(layer.activation)(
-            wrapper.deployed_quantizer(PRE_ACTIVATION)(outputs)
-        )
+        return deployed_activation(wrapper, outputs)

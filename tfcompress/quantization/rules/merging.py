@@ -10,7 +10,7 @@ from tfcompress.graph import Node
 from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
 
-@register("Subtract", "Multiply", layers.Subtract, "Add")
+@register(layers.Subtract)
 class ArithmeticRule(Rule):
     """Two tensors, or a tensor and a constant, element by element."""
 
@@ -79,24 +79,16 @@ class AverageRule(ChainRule):
         return ops.multiply(super()._chain(inputs, quantizers), 1.0 / len(inputs))
 
 
-@register(
-    layers.Concatenate, layers.Maximum, layers.Minimum, "Concatenate", "Maximum", "Minimum", "Stack"
-)
+@register(layers.Concatenate, layers.Maximum, layers.Minimum, "Concatenate", "Stack")
 class SameRangeRule(Rule):
     """Inputs and output share one range; with other ranges values would be wrong or requantized."""
 
     def role(self, node: Node) -> Role:
         """`SAME_RANGE`."""
-        return Role.FLOAT if self.refusal(node) else Role.SAME_RANGE
-
-    def refusal(self, node: Node) -> str | None:
-        """A constant has a range of its own."""
-        if node.type_name in ("Maximum", "Minimum") and len(node.inputs) < 2:
-            return f"{node.type_name} with a constant has no common range"
-        return None
+        return Role.SAME_RANGE
 
 
-@register("Matmul", "Mean", "Sum", layers.GlobalAveragePooling1D)
+@register("Abs", "Absolute", "Mean", layers.GlobalAveragePooling1D)
 @register(layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
 class ComputeRule(Rule):
     """An operation whose output has a range of its own and that fuses nothing."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph import Node
+from tfcompress.quantization.rules.operation_layer import operation_of
 
 
 class Role(Enum):
@@ -28,6 +29,10 @@ InnerRanges = dict[str, tuple[float, float] | None]
 class Rule:
     """How one kind of operation is quantized. Subclass, override, register.
 
+    Attributes:
+        takes_named_inputs: Whether layers of this kind take several tensors by name, as
+            `MultiHeadAttention(query, value)` does, and not one tensor or a list of tensors.
+
     Example: a custom layer that scales its input by a kernel, one factor for each channel.
 
     ```python
@@ -37,6 +42,8 @@ class Rule:
             return [(layer.kernel, (-1,))]
     ```
     """
+
+    takes_named_inputs = False
 
     def role(self, node: Node) -> Role:
         """What the operation asks of ranges. Defaults to `Role.COMPUTE`."""
@@ -61,6 +68,10 @@ class Rule:
     def fixed_range(self, node: Node) -> tuple[float, float] | None:
         """The output range that LiteRT imposes, or None."""
         return None
+
+    def quantizes_output(self, node: Node, index: int) -> bool:
+        """Whether a quantizer inside the layer gives its output number `index` its range."""
+        return False
 
     def rounds(self, node: Node) -> bool:
         """Whether a pass-through operation makes values between the codes, which LiteRT rounds."""
@@ -135,6 +146,7 @@ def register(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
 
 def rule_of(operation: keras.Operation) -> Rule:
     """The rule of a layer or operation; a `FloatRule` with the reason when there is none."""
+    operation = operation_of(operation)
     if isinstance(operation, keras.layers.Layer):
         for kind in type(operation).__mro__:
             if kind in _LAYERS:

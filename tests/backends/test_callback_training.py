@@ -1,0 +1,112 @@
+"""The callback on JAX and PyTorch without TensorFlow, and its ranges on TensorFlow after that."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.quantization import quantized_form, restore_ranges
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import sys
+
+sys.modules["tensorflow"] = None  # any import of it raises
+import keras
+import numpy as np
+from keras import layers, ops
+
+import tfcompress as tfc
+from tfcompress.callbacks import MagnitudePruning, QuantizationAwareTraining
+from tfcompress.quantization import find_twin, quantized_form
+
+folder = sys.argv[1]
+x = np.random.default_rng(0).random((64, 8, 8, 1)).astype("float32")
+y = np.arange(64) % 3
+fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
+
+
+def build(optimizer):
+    keras.utils.set_random_seed(0)
+    a = inputs = keras.Input((8, 8, 1), name="image")
+    a = layers.Conv2D(4, 3, name="conv")(a)
+    a = layers.ReLU()(layers.BatchNormalization(name="bn")(a))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(a)))
+    return compiled(model, optimizer)
+
+
+def compiled(model, optimizer):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+# A float epoch and a quantized one are those of the plain and of the wrapped model.
+plain, model = build("sgd"), build("sgd")
+quantize = QuantizationAwareTraining(begin=4, calibration=x, verbose=False)
+history = model.fit(x, y, epochs=2, validation_data=(x, y), callbacks=[quantize], **fit).history
+first = plain.fit(x, y, epochs=1, validation_data=(x, y), **fit).history
+qat = compiled(tfc.quantize_aware(plain, calibration=x, verbose=False), "sgd")
+second = qat.fit(x, y, epochs=1, validation_data=(x, y), **fit).history
+for name, values in history.items():
+    np.testing.assert_allclose(values, first[name] + second[name], rtol=1e-4, err_msg=name)
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.ranges, self.means = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ranges.append([q.range for q in find_twin(self.model).quantizers()])
+        self.means.append(ops.convert_to_numpy(self.model.get_layer("bn").moving_mean))
+
+
+# Beside pruning, in the middle of an epoch, frozen later.
+for reverse in (False, True):
+    model, recorder = build("adamw"), Recorder()
+    quantize = QuantizationAwareTraining(
+        begin=5, freeze_batchnorm=7, freeze_ranges=6, verbose=False
+    )
+    callbacks = [quantize, MagnitudePruning(0.75, end=0.75)]
+    callbacks = callbacks[::-1] if reverse else callbacks
+    model.fit(x, y, epochs=3, callbacks=[*callbacks, recorder], **fit)
+    assert [r[0] is not None for r in recorder.ranges] == [False] * 5 + [True] * 7
+    assert all(r == recorder.ranges[5] for r in recorder.ranges[5:])
+    moved = [np.any(a != b) for a, b in zip(recorder.means, recorder.means[1:])]
+    assert moved == [True] * 6 + [False] * 5, moved
+    kernels = np.concatenate([w.ravel() for w in model.get_weights() if w.ndim >= 2])
+    assert np.mean(kernels == 0) == 0.75
+    assert len(model.non_trainable_variables) == 2
+model.save(folder + "/model.keras")
+outputs = quantized_form(model).predict(x, verbose=0)
+assert np.abs(outputs - model.predict(x, verbose=0)).max() > 0
+np.save(folder + "/outputs.npy", outputs)
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_callback_without_tensorflow(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert restore_ranges(model, tmp_path / "model.keras")
+    x = np.random.default_rng(0).random((64, 8, 8, 1)).astype("float32")
+    outputs = np.load(tmp_path / "outputs.npy")
+    quantum = (outputs.max() - outputs.min()) / 255
+    # Two backends sum in different orders, which can move a value across a rounding boundary.
+    assert np.abs(quantized_form(model).predict(x, verbose=0) - outputs).max() <= 4 * quantum

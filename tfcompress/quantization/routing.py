@@ -1,0 +1,82 @@
+"""Running a model's steps through its quantized twin."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfcompress.graph import keras_internals
+from tfcompress.quantization.twin import QuantizedTwin
+
+
+class Routing:
+    """Lets a model compute what its twin computes, whoever calls it.
+
+    The `call` of the model object is replaced, and nothing else: its own training step, custom or
+    not, its optimizer, loss, metrics and distribution go on as they are, on every backend.
+    (Functions of a compiled clone in the place of the model's own would have to be told about each
+    of these.) Functions that were traced before must be made anew afterwards.
+
+    Args:
+        model: The float model.
+        twin: Its twin.
+    """
+
+    def __init__(self, model: keras.Model, twin: QuantizedTwin) -> None:
+        self.model = model
+        self.twin = twin
+
+    def add_state(self) -> None:
+        """Make the ranges part of the training state, which a compiled JAX step needs.
+
+        JAX must not have a step's results pending when the state changes: read the model through
+        `Callback.model` first.
+        """
+        if keras.backend.backend() == "jax":
+            extras = keras_internals.training_state_extras(self.model)
+            extras.extend(_Range(variable) for variable in self.twin.variables())
+
+    def install(self) -> None:
+        """Route the model's calls to the twin."""
+        object.__setattr__(self.model, "call", _TwinCall(self.model, self.twin.model()))
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the model was called since it was routed."""
+        call = self.model.__dict__.get("call")
+        return isinstance(call, _TwinCall) and call.count > 0
+
+    def remove(self) -> None:
+        """Leave the model as it was. Also undoes what an interrupted training left behind."""
+        call = self.model.__dict__.get("call")
+        if isinstance(call, _TwinCall):
+            object.__delattr__(self.model, "call")
+        extras = keras_internals.training_state_extras(self.model)
+        if any(isinstance(extra, _Range) for extra in extras):
+            extras[:] = [extra for extra in extras if not isinstance(extra, _Range)]
+
+
+class _TwinCall:
+    """Takes the arguments of a model's `call` and calls its twin."""
+
+    def __init__(self, model: keras.Model, twin: keras.Model) -> None:
+        self.signature = inspect.signature(model.call)
+        self.twin = twin
+        self.count = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.count += 1
+        bound = self.signature.bind(*args, **kwargs).arguments
+        inputs = next(iter(bound.values()))
+        known = {name: bound[name] for name in ("training", "mask") if name in bound}
+        return self.twin(inputs, **known)
+
+
+@dataclass(frozen=True, eq=False)
+class _Range:
+    """Looks to a model like a seed generator, whose `state` is part of the training state."""
+
+    state: keras.Variable

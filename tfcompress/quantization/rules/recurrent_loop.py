@@ -1,0 +1,204 @@
+"""Running a step over a sequence: in training as a loop, for export spelled out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras import ops
+
+from tfcompress.graph import keras_internals
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.fake_quant import round_to_codes
+
+# From the inputs of a step and the states to the output and the states. No states stand for zeros.
+Step = Callable[[Any, tuple[Any, ...] | None], tuple[Any, tuple[Any, ...]]]
+
+
+class Loop(ABC):
+    """Runs the steps of a recurrent layer and quantizes in them.
+
+    Attributes:
+        training: Whether dropout is on.
+    """
+
+    training = False
+
+    @abstractmethod
+    def quantize(self, name: str, x: Any) -> Any:
+        """`x` in the range of that name."""
+
+    @abstractmethod
+    def scale(self, name: str) -> Any:
+        """The scale of that range, 0 while values pass through."""
+
+    @abstractmethod
+    def quantized_constant(self, name: str, x: Any) -> Any:
+        """A constant in the range of that name, without a quantizer in the graph."""
+
+    @abstractmethod
+    def hard_sigmoid(self, x: Any) -> Any:
+        """`x / 6 + 0.5`, to be clipped to 0 … 1 by its range."""
+
+    @abstractmethod
+    def run(
+        self, step: Step, sequence: Any, states: tuple[Any, ...] | None, backwards: bool
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Run all steps.
+
+        Args:
+            step: The step.
+            sequence: What the steps read, of shape (batch, steps, ...).
+            states: Initial states, or None for zeros.
+            backwards: Whether to start with the last.
+
+        Returns:
+            The outputs by step in the order in which they were made, and the last states.
+        """
+
+    @abstractmethod
+    def sequence(self, outputs: Any, flipped: bool = False) -> Any:
+        """Outputs of `run` as one tensor of shape (batch, steps, ...)."""
+
+
+class TrainingLoop(Loop):
+    """A rolled loop with the quantizers that learn.
+
+    Inside the loop values are quantized with the ranges from before it; what was quantized comes
+    out of the loop and updates the ranges in `observe`, because a loop must not assign variables.
+
+    Args:
+        quantizers: The quantizers by name.
+        training: Whether dropout is on and the ranges are updated.
+    """
+
+    def __init__(
+        self,
+        quantizers: Mapping[str, ActivationQuantizer],
+        training: bool,
+    ) -> None:
+        self.training = training
+        self._quantizers = quantizers
+        self._functions = {name: q.snapshot(training) for name, q in quantizers.items()}
+        self._seen: list[tuple[str, Any]] = []
+        self._watched = {
+            name
+            for name, q in quantizers.items()
+            if q.fixed_range is None and (q.calibrating or (training and q.observing))
+        }
+
+    def quantize(self, name: str, x: Any) -> Any:
+        """With the range as it was at the start."""
+        if name in self._watched:
+            self._seen.append((name, ops.stop_gradient(x)))
+        return self._functions[name](x)
+
+    def scale(self, name: str) -> Any:
+        """As it was at the start."""
+        return self._quantizers[name].scale()
+
+    def quantized_constant(self, name: str, x: Any) -> Any:
+        """Like any other value."""
+        return self.quantize(name, x)
+
+    def hard_sigmoid(self, x: Any) -> Any:
+        """Clipped."""
+        return ops.clip(x * (1 / 6) + 0.5, 0.0, 1.0)
+
+    def run(
+        self, step: Step, sequence: Any, states: tuple[Any, ...] | None, backwards: bool
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """As a loop of the backend."""
+        if states is None:
+            raise ValueError("A loop in training needs initial states. Received: None")
+        if backwards:
+            sequence = ops.flip(sequence, axis=1)
+        outside = self._seen
+        names: list[str] = []
+
+        def body(x: Any, states: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            self._seen = []
+            output, states = step(x, states)
+            names[:] = [name for name, _ in self._seen]
+            return (output, *(value for _, value in self._seen)), states
+
+        stacked, last = keras_internals.step_loop(body, ops.swapaxes(sequence, 0, 1), states)
+        self._seen = [*outside, *zip(names, stacked[1:], strict=True)]
+        return stacked[0], last
+
+    def sequence(self, outputs: Any, flipped: bool = False) -> Any:
+        """The batch in front."""
+        outputs = ops.swapaxes(outputs, 0, 1)
+        return ops.flip(outputs, axis=1) if flipped else outputs
+
+    def observe(self) -> None:
+        """Update the ranges with all that was quantized."""
+        for name in self._watched:
+            values = [value for seen, value in self._seen if seen == name]
+            self._quantizers[name](values, training=self.training)
+
+
+class UnrolledLoop(Loop):
+    """Every step by itself, with fixed ranges.
+
+    Args:
+        quantizers: By name, quantizers with fixed ranges.
+    """
+
+    def __init__(self, quantizers: Mapping[str, ActivationQuantizer]) -> None:
+        self._quantizers = quantizers
+
+    def quantize(self, name: str, x: Any) -> Any:
+        """With the fixed range."""
+        return self._quantizers[name](x)
+
+    def scale(self, name: str) -> Any:
+        """That of the fixed range."""
+        return self._quantizers[name].scale()
+
+    def quantized_constant(self, name: str, x: Any) -> Any:
+        """In arithmetic that a converter folds."""
+        quantizer = self._quantizers[name]
+        low, high = quantizer.fixed_range or (0.0, 0.0)
+        return round_to_codes(x, low, high, quantizer.bits)
+
+    def hard_sigmoid(self, x: Any) -> Any:
+        """One convolution, whose output range clips."""
+        return depthwise_affine(x, 1 / 6, 0.5)
+
+    def run(
+        self, step: Step, sequence: Any, states: tuple[Any, ...] | None, backwards: bool
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """One after the other."""
+        steps = ops.unstack(sequence, axis=1)
+        outputs = []
+        for x in reversed(steps) if backwards else steps:
+            output, states = step(x, states)
+            outputs.append(output)
+        return outputs, states or ()
+
+    def sequence(self, outputs: Any, flipped: bool = False) -> Any:
+        """Stacked."""
+        return ops.stack(outputs[::-1] if flipped else outputs, axis=1)
+
+
+def depthwise_affine(x: Any, scale: Any, offset: Any = None) -> Any:
+    """`x * scale + offset` as a 1x1 depthwise convolution, each channel with a scale of its own.
+
+    Args:
+        x: Tensor of rank 2 to 4, channels last.
+        scale: Scalar or of shape (channels,).
+        offset: Scalar or of shape (channels,). Defaults to None.
+
+    Returns:
+        A tensor of the shape of `x`.
+    """
+    channels = x.shape[-1]
+    kernel = ops.reshape(ops.broadcast_to(scale, (channels,)), (1, 1, channels, 1))
+    spatial = (1,) * (4 - len(x.shape)) + tuple(x.shape[1:-1])
+    image = ops.reshape(x, (-1, *spatial, channels))
+    y = ops.depthwise_conv(image, ops.cast(kernel, x.dtype), strides=1, padding="valid")
+    if offset is not None:
+        y = y + ops.cast(ops.broadcast_to(offset, (channels,)), x.dtype)
+    return ops.reshape(y, (-1, *x.shape[1:]))

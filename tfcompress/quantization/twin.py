@@ -1,0 +1,288 @@
+"""The quantization-aware twin of a float model: same variables, with ranges of its own."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.graph.keras_internals import KerasSaveable
+from tfcompress.quantization import schemes
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
+from tfcompress.quantization.instrument import instrument_shared
+from tfcompress.quantization.quantized_layer import QuantizedLayer
+
+_ATTRIBUTE = "_tfcompress_quantization"
+
+
+class QuantizedTwin(KerasSaveable):
+    """The quantized form of a model, whose ranges are saved and restored with the model's weights.
+
+    It hangs on the model, which saves it in `.keras` and `.weights.h5` files beside the weights:
+    such files still load in plain Keras, which ignores the addition. It is no layer: the model's
+    weights, layers and summary stay what they were.
+
+    Args:
+        model: A built float model.
+        scheme: The scheme.
+
+    Attributes:
+        scheme: The scheme.
+        plan: What was done to every tensor.
+        step: Training steps done when the ranges were saved.
+        restored: Whether ranges were read from a file since the flag was last cleared.
+
+    Raises:
+        ValueError: If the model is not built, cannot be traced or is quantization-aware already, or
+            the scheme has variables for the optimizer to train, which must be in the model then.
+    """
+
+    def __init__(self, model: keras.Model, scheme: schemes.Scheme | schemes.SchemeMap) -> None:
+        self.scheme = scheme
+        self.step = 0
+        self.restored = False
+        self._weights = tuple(map(id, model.weights))
+        known = set(map(id, model.variables))
+        strategy = getattr(model, "distribute_strategy", None)
+        if strategy is None:
+            shared, self.plan = instrument_shared(model, scheme)
+        else:
+            # Under a distribution strategy each replica then has its own copy of the ranges.
+            with strategy.scope():
+                shared, self.plan = instrument_shared(model, scheme)
+        self._parts = _Parts(shared, [v for v in shared.variables if id(v) not in known])
+        trained = [v.path for v in self._parts.variables if v.trainable]
+        if trained:
+            raise ValueError(
+                f"The scheme {scheme.name!r} learns {trained[0]!r} by gradient, which the "
+                "optimizer of the float model does not know. Train `tfcompress.quantize_aware("
+                "model, scheme)` instead of using the callback, or take a scheme whose ranges are "
+                "observed."
+            )
+
+    # Methods, not properties: Keras would save the layers that a property returns.
+
+    def model(self) -> keras.Model:
+        """The quantization-aware model that shares the variables of the float model."""
+        return self._parts.model
+
+    def variables(self) -> list[keras.Variable]:
+        """The variables that the float model does not have: ranges, and whether they are set."""
+        return list(self._parts.variables)
+
+    def quantizers(self) -> list[ActivationQuantizer]:
+        """All activation quantizers."""
+        return self._parts.quantizers
+
+    def wrappers(self) -> list[QuantizedLayer]:
+        """All quantized layers."""
+        return self._parts.wrappers
+
+    def is_ready(self) -> bool:
+        """Whether every quantizer has a range."""
+        return all(quantizer.range is not None for quantizer in self._parts.quantizers)
+
+    def belongs_to(self, model: keras.Model) -> bool:
+        """Whether the twin was made for the weights that the model has now."""
+        return self._weights == tuple(map(id, model.weights))
+
+    def switch(self, ranges_frozen: bool = False, batchnorm_frozen: bool = False) -> None:
+        """Freeze or thaw ranges and batch normalization for what is traced from now on."""
+        for quantizer in self._parts.quantizers:
+            quantizer.observing = not ranges_frozen
+        for wrapper in self._parts.wrappers:
+            wrapper.frozen = batchnorm_frozen
+
+    def reset(self) -> None:
+        """Forget what was learned."""
+        self.step = 0
+        for variable, value in zip(self._parts.variables, self._parts.initial, strict=True):
+            variable.assign(value)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the scheme, the step and the ranges into a weights file."""
+        store["scheme"] = np.frombuffer(_scheme_text(self.scheme).encode(), np.uint8)
+        store["step"] = np.int64(self.step)
+        for index, variable in enumerate(self._parts.variables):
+            store[f"range_{index}"] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what `save_own_variables` wrote.
+
+        A file without ranges brings weights that were not trained quantized, so it resets them.
+
+        Raises:
+            ValueError: If the file was saved from another architecture or with another scheme.
+        """
+        entries = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+        self.reset()
+        if not entries:
+            return
+        scheme = entries["scheme"].tobytes().decode()
+        if scheme != _scheme_text(self.scheme):
+            raise ValueError(
+                f"The file's ranges were learned with another scheme than {self.scheme.name!r}. "
+                f"Use the scheme that it was trained with. Received: {scheme}"
+            )
+        values = [entries[key] for key in sorted(entries, key=_index) if key.startswith("range_")]
+        variables = self._parts.variables
+        if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
+            raise ValueError(
+                "The file's ranges do not fit this model: it was saved from another architecture. "
+                f"Received: {len(values)} range variables for a model with {len(variables)}"
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.step = int(entries["step"])
+        self.restored = True
+
+    def _obj_type(self) -> str:
+        # Keras' saving walk accepts only its own kinds; this one saves nothing further by itself.
+        return "Operation"
+
+    def __repr__(self) -> str:
+        return f"<QuantizedTwin {self.scheme.name}, {len(self._parts.quantizers)} quantizers>"
+
+
+class _Parts:
+    """The layers of a twin, out of sight of Keras' saving walk."""
+
+    def __init__(self, model: keras.Model, variables: list[keras.Variable]) -> None:
+        self.model = model
+        self.variables = variables
+        self.initial = [ops.convert_to_numpy(variable) for variable in variables]
+        self.quantizers = quantizers_of(model)
+        self.wrappers = wrappers_of(model)
+
+
+class _SavedEntries(KerasSaveable):
+    """Stands in for a twin to see whether a file has one, and with which scheme."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, np.ndarray] = {}
+
+    def load_own_variables(self, store: Any) -> None:
+        """Keep everything."""
+        self.entries = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+
+    def _obj_type(self) -> str:
+        return "Operation"
+
+
+def find_twin(model: keras.Model) -> QuantizedTwin | None:
+    """The twin of a model that was given to `tfcompress.callbacks.QuantizationAwareTraining`.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        The twin; None if the model never had one in this process, or has other weights since.
+    """
+    twin = getattr(model, _ATTRIBUTE, None)
+    return twin if isinstance(twin, QuantizedTwin) and twin.belongs_to(model) else None
+
+
+def quantized_form(model: keras.Model) -> keras.Model:
+    """The model to export, strip or compare: the trained twin of a model, or the model itself.
+
+    Args:
+        model: A Keras model of any kind.
+
+    Returns:
+        If the model was trained with `tfcompress.callbacks.QuantizationAwareTraining`, the
+        quantization-aware model that shares its variables, with the ranges that it learned.
+        Otherwise `model`.
+
+    Example:
+
+    ```python
+    quantized_form(model).predict(x)    # what the exported file will predict
+    ```
+    """
+    twin = find_twin(model)
+    return twin.model() if twin is not None and twin.is_ready() else model
+
+
+def attach_twin(model: keras.Model, scheme: schemes.SchemeLike = "int8") -> QuantizedTwin:
+    """Give a model a twin, or return the one it has.
+
+    From then on saving the model, or its weights, saves the ranges, and loading weights restores
+    them.
+
+    Args:
+        model: A built float model.
+        scheme: A scheme or its name. A twin with another one is replaced. Defaults to `"int8"`.
+
+    Returns:
+        The twin.
+
+    Raises:
+        ValueError: If the model is not built, cannot be traced or is quantization-aware already, or
+            the scheme is not known or cannot be used without wrapping the model.
+    """
+    scheme = schemes.get(scheme)
+    twin = find_twin(model)
+    if twin is None or twin.scheme != scheme:
+        twin = QuantizedTwin(model, scheme)
+        setattr(model, _ATTRIBUTE, twin)
+    return twin
+
+
+def detach_twin(model: keras.Model) -> None:
+    """Forget a model's ranges, so that it counts as a float model. The weights stay as they are."""
+    if _ATTRIBUTE in model.__dict__:
+        delattr(model, _ATTRIBUTE)
+
+
+def restore_ranges(model: keras.Model, path: str | PathLike[str]) -> bool:
+    """Read the learned ranges of a model again that was saved after training with the callback.
+
+    `keras.models.load_model` reads a model as plain Keras knows it, without the ranges. Loading
+    weights into a model in training with `tfcompress.callbacks.QuantizationAwareTraining`, as
+    `BackupAndRestore` does, needs no such call.
+
+    Args:
+        model: The loaded model. Its weights are read from the file again.
+        path: The `.keras` or `.weights.h5` file that it was loaded from.
+
+    Returns:
+        Whether the file has ranges. Only then `tfcompress.export` and others use them.
+
+    Raises:
+        ValueError: If the file's ranges do not fit the model.
+
+    Example:
+
+    ```python
+    model = keras.models.load_model("best.keras")
+    tfcompress.quantization.restore_ranges(model, "best.keras")
+    tfcompress.export(model, "best.tflite")
+    ```
+    """
+    saved = _SavedEntries()
+    setattr(model, _ATTRIBUTE, saved)
+    try:
+        model.load_weights(path)
+    finally:
+        delattr(model, _ATTRIBUTE)
+    if not saved.entries:
+        return False
+    config = json.loads(saved.entries["scheme"].tobytes().decode())
+    attach_twin(model, keras.saving.deserialize_keras_object(config)).load_own_variables(
+        saved.entries
+    )
+    return True
+
+
+def _scheme_text(scheme: schemes.Scheme | schemes.SchemeMap) -> str:
+    return json.dumps(keras.saving.serialize_keras_object(scheme), sort_keys=True)
+
+
+def _index(key: str) -> int:
+    number = key.rsplit("_", 1)[-1]
+    return int(number) if number.isdigit() else -1
