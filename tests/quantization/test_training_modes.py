@@ -119,6 +119,7 @@ def test_mirrored_strategy():
             cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
         import keras
         import tfcompress as tfc
+        from tfcompress.quantization.calibrate import quantizers_of
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
         with strategy.scope():
@@ -129,7 +130,9 @@ def test_mirrored_strategy():
             qat.compile("adam", "mse")
         schedule = tfc.callbacks.QuantizationSchedule(freeze_ranges=0.5, freeze_batchnorm=0.5)
         qat.fit(x, x[:, :2], epochs=2, batch_size=16, verbose=0, callbacks=[schedule])
-        for variable in qat.variables:
+        ranges = [v for q in quantizers_of(qat) for v in q.variables]
+        # Batch normalization has statistics of its own in each replica, as in any Keras model.
+        for variable in [*qat.trainable_variables, *ranges]:
             first, second = strategy.experimental_local_results(variable.value)
             np.testing.assert_array_equal(first.numpy(), second.numpy())
         tfc.strip(qat)
