@@ -14,6 +14,10 @@ from typing import Any
 
 import keras
 from keras.src import backend as keras_backend
+
+# Layers inside networks of `keras.applications`, which Keras does not export.
+from keras.src.applications.convnext import LayerScale as LayerScale
+from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.models.functional import Functional
 
 # Not exported by Keras, but the only way to have an object saved with a model that is no layer: a
@@ -49,6 +53,13 @@ def calls_of(model: keras.Model) -> Iterator[Call]:
                     dict(node.arguments.kwargs),
                     list(node.outputs),
                 )
+
+
+def origin_of(tensor: keras.KerasTensor) -> tuple[keras.Operation, list[keras.KerasTensor]]:
+    """The operation that made a symbolic tensor, and the tensors that it made it from."""
+    history = tensor._keras_history
+    node = history.operation._inbound_nodes[history.node_index]
+    return history.operation, [] if node.is_input else list(node.input_tensors)
 
 
 def output_structure_of(model: keras.Model) -> Any:

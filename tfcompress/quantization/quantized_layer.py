@@ -13,6 +13,7 @@ from keras import ops
 from tfcompress.graph import keras_internals
 from tfcompress.graph.rebuild import copy_variables
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.bias_grid import InputSource, round_bias, told_apart
 from tfcompress.quantization.fake_quant import fake_quant_weight
 from tfcompress.quantization.kernel_grid import KernelGrid
 from tfcompress.quantization.learned_scale import (
@@ -84,6 +85,9 @@ class QuantizedLayer(keras.layers.Wrapper):
             for name, fixed_range in (inner or {}).items()
         }
         self.supports_masking = layer.supports_masking
+        self.input_source = InputSource()
+        # Whether the bias becomes part of that of a folded normalization, and is rounded there.
+        self.bias_folds = False
         if isinstance(layer, OperationLayer):
             keras_internals.take_constants(self)
         # Python switches, as in ActivationQuantizer.
@@ -95,6 +99,14 @@ class QuantizedLayer(keras.layers.Wrapper):
     def rule(self) -> Any:
         """The rule of the inner layer."""
         return rule_of(self.layer)
+
+    def symbolic_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Become part of a graph, and see there where the inputs are quantized."""
+        self.input_source.observe(args, kwargs)
+        source = self.input_source.operation
+        if self.folded and isinstance(source, QuantizedLayer):
+            source.bias_folds = True
+        return super().symbolic_call(*args, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
         """Build the inner layer and the masks."""
@@ -165,6 +177,13 @@ class QuantizedLayer(keras.layers.Wrapper):
             scheme.power_of_two is not None,
         )
 
+    def _filled(self, value: Any, axes: tuple[int, ...]) -> Any:
+        """Whether what shares a scale holds anything but zeros, in the shape of the scale."""
+        rank = len(value.shape)
+        kept = {axis % rank for axis in self._channel_axes(axes)}
+        reduced = tuple(axis for axis in range(rank) if axis not in kept)
+        return ops.any(ops.not_equal(value, 0), axis=reduced, keepdims=True)
+
     def _masked_values(self) -> list[Any]:
         """The values of the kernels in float32, with the masked ones zero."""
         values = []
@@ -184,6 +203,51 @@ class QuantizedLayer(keras.layers.Wrapper):
                     zip(self.rule.kernels(self.layer), self._masked_values(), strict=True)
                 )
             ]
+
+    def source_unit(self) -> Any:
+        """What one code of the inputs is worth, or of the sums that a folded operation reads.
+
+        Returns:
+            A float32 scalar or tensor of shape (channels,); None where it is not known.
+        """
+        source = self.input_source.operation
+        if source is None or not self.quantizing:
+            return None
+        if self.folded:
+            return source.accumulator_unit() if isinstance(source, QuantizedLayer) else None
+        return source.scale() if isinstance(source, ActivationQuantizer) else None
+
+    def accumulator_unit(self) -> Any:
+        """What one code of the integer sums is worth to which LiteRT adds the bias.
+
+        Returns:
+            A float32 tensor of shape (channels,) or (1,), 0 where it is not known; or None.
+        """
+        inner = self.rule.summed_range
+        unit = self.source_unit() if inner is None else self.inner[inner].scale()
+        if unit is None:
+            return None
+        number = self.rule.summing_kernel
+        _, axes = self.rule.kernels(self.layer)[number]
+        with keras_internals.without_autocast():
+            value = self._masked_values()[number]
+            scale = (
+                self._learned_scale(number) if self.scales else self._observed_scale(value, axes)
+            )
+            # The converter fits the scale of a channel without weights to the bias.
+            scale = ops.where(self._filled(value, axes), scale, 0.0)
+        return unit * ops.stop_gradient(ops.reshape(scale, (-1,)))
+
+    def _rounded_bias(self) -> list[tuple[keras.Variable, Any]]:
+        bias, value = self.rule.bias(self.layer), self.float_bias()
+        unit = None if value is None or self.bias_folds else self.accumulator_unit()
+        return [] if unit is None else [(bias, round_bias(value, unit))]
+
+    def float_bias(self) -> Any:
+        """The bias of the layer in float32, shape (channels,), or None."""
+        bias = self.rule.bias(self.layer)
+        with keras_internals.without_autocast():
+            return None if bias is None else ops.cast(bias.value, "float32")
 
     def _quantized(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
         scheme, bits = self.scheme, self.weight_bits
@@ -208,10 +272,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             kernels, values = self.rule.kernels(self.layer), self._masked_values()
             for number, ((kernel, axes), value) in enumerate(zip(kernels, values, strict=True)):
                 quantized = self._quantized(number, value, axes)
-                if self.scales:
-                    scale = self._learned_scale(number)
-                else:
-                    scale = self._observed_scale(value, axes)
+                scale = self._scale_now(number, value, axes)
                 grids.append(
                     KernelGrid.of(
                         kernel.path,
@@ -223,9 +284,28 @@ class QuantizedLayer(keras.layers.Wrapper):
                 )
         return grids
 
+    def _scale_now(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
+        return self._learned_scale(number) if self.scales else self._observed_scale(value, axes)
+
+    def scaled_kernels(self) -> list[tuple[keras.Variable, np.ndarray, np.ndarray]]:
+        """Each kernel variable, its masked values in units of a code, and what a code is worth.
+
+        Rounding and clipping the second gives the codes; the third broadcasts to it.
+        """
+        found = []
+        with keras_internals.without_autocast():
+            kernels, values = self.rule.kernels(self.layer), self._masked_values()
+            for number, ((kernel, axes), value) in enumerate(zip(kernels, values, strict=True)):
+                scale = ops.convert_to_numpy(self._scale_now(number, value, axes))
+                found.append((kernel, ops.convert_to_numpy(value) / scale, scale))
+        return found
+
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the inner layer with its kernels quantized."""
-        pairs = self.quantized_kernels() if self.quantizing else self._masked_kernels()
+        if self.quantizing:
+            pairs = self.quantized_kernels() + self._rounded_bias()
+        else:
+            pairs = self._masked_kernels()
         values = {id(kernel): ops.cast(value, self.compute_dtype) for kernel, value in pairs}
         with substituted(self.layer, values):
             return self.rule.call(self, inputs, *args, **kwargs)
@@ -260,7 +340,11 @@ class QuantizedLayer(keras.layers.Wrapper):
             **overrides: Entries of the layer's config to change.
         """
         # Integer kernels know no half precision: what is exported computes in float32.
-        return self._copy({"name": self.deployed_name, "dtype": "float32", **overrides})
+        copy = self._copy({"name": self.deployed_name, "dtype": "float32", **overrides})
+        bias = self.rule.bias(copy)
+        if bias is not None:
+            bias.assign(told_apart(ops.convert_to_numpy(bias)))
+        return copy
 
     def plain_copy(self) -> keras.Operation:
         """The inner layer as it was before wrapping, with the quantized kernels as its weights."""

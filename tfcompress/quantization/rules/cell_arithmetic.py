@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.quantization.bias_grid import round_bias
 from tfcompress.quantization.rules.activations import TANH_RANGE, UNIT_RANGE, activation_name
 from tfcompress.quantization.rules.recurrent_loop import Loop, Step, depthwise_affine
 from tfcompress.quantization.rules.registry import InnerRanges
@@ -100,10 +101,7 @@ class CellArithmetic(ABC):
         bias, kernel = ops.cast(bias, "float32"), ops.cast(kernel, "float32")
         largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
         scale = loop.scale(self.named(name)) * largest / 127
-        known = scale > 0
-        unit = ops.where(known, scale, 1.0)
-        rounded = ops.where(known, ops.round(bias / unit) * unit, bias)
-        return ops.cast(bias + ops.stop_gradient(rounded - bias), dtype)
+        return ops.cast(round_bias(bias, scale), dtype)
 
     def in_order(self, weight: Any) -> Any:
         """A weight with its gates in the order in which a step wants them."""

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.graph import Node
+from tfcompress.graph import Node, keras_internals
+from tfcompress.quantization.bias_grid import round_bias, told_apart
 from tfcompress.quantization.rules.registry import Role, Rule, register
+from tfcompress.quantization.substitution import substituted
 
 
 def channel_affine(inputs: Any, scale: Any, offset: Any, name: str | None = None) -> Any:
@@ -40,11 +42,7 @@ def channel_affine(inputs: Any, scale: Any, offset: Any, name: str | None = None
         plane = (1, -1) if -1 in shape else (1, math.prod(shape))
         outputs = convolution(layers.Reshape((*plane, channels))(inputs))
         outputs = layers.Reshape((*shape, channels))(outputs)
-    if len(offset) > 1 and offset[0] != 0 and np.all(offset == offset[0]):
-        # The converter gives a bias of equal values the integer code of the first channel
-        # everywhere, whatever the other channels' scales are.
-        offset = np.concatenate([np.nextafter(offset[:1], np.float32(np.inf)), offset[1:]])
-    convolution.set_weights([scale.reshape(1, 1, channels, 1), offset])
+    convolution.set_weights([scale.reshape(1, 1, channels, 1), told_apart(offset)])
     return outputs
 
 
@@ -56,8 +54,30 @@ class ChannelAffineRule(Rule, ABC):
     """
 
     @abstractmethod
-    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-        """Both of shape (channels,) or scalar."""
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
+        """Both float32 tensors of shape (channels,) or scalars."""
+
+    def rounding(self, wrapper: Any) -> Any:
+        """What the offset's rounding in LiteRT adds to it, or None where that is not known."""
+        unit = wrapper.source_unit()
+        if unit is None:
+            return None
+        with keras_internals.without_autocast():
+            scale, offset = self.scale_and_offset(wrapper.layer)
+        unit = unit * ops.abs(scale)
+        if not wrapper.folded:
+            # The factor of a channel is its only weight, and so has the largest code.
+            unit = unit / 127
+        else:
+            bias = wrapper.input_source.operation.float_bias()
+            offset = offset if bias is None else offset + bias * scale
+        return ops.stop_gradient(round_bias(offset, unit) - offset)
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The layer with its offset as LiteRT rounds it."""
+        outputs = wrapper.layer(inputs, *args, **kwargs)
+        rounding = self.rounding(wrapper)
+        return outputs if rounding is None else outputs + ops.cast(rounding, outputs.dtype)
 
     def role(self, node: Node) -> Role:
         """`COMPUTE`, unless the axis is refused."""
@@ -88,7 +108,7 @@ class ChannelAffineRule(Rule, ABC):
         """A 1x1 depthwise convolution, between reshapes when the input is not an image."""
         if wrapper.folded:
             return wrapper.baked_copy()(inputs)
-        scale, offset = self.scale_and_offset(wrapper.layer)
+        scale, offset = map(ops.convert_to_numpy, self.scale_and_offset(wrapper.layer))
         return channel_affine(inputs, scale, offset, wrapper.deployed_name)
 
 
@@ -108,21 +128,29 @@ class BatchNormalizationRule(ChannelAffineRule):
         return super().refusal(node)
 
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """With the moving statistics, unchanged, while frozen."""
+        """With the moving statistics, unchanged, while frozen; rounded where they are used."""
+        layer = wrapper.layer
         if wrapper.frozen:
             kwargs = {**kwargs, "training": False}
-        return wrapper.layer(inputs, *args, **kwargs)
+        elif layer.trainable and keras_internals.is_training(wrapper):
+            return layer(inputs, *args, **kwargs)
+        if not layer.center:
+            return super().call(wrapper, inputs, *args, **kwargs)
+        rounding = self.rounding(wrapper)
+        if rounding is None:
+            return layer(inputs, *args, **kwargs)
+        with substituted(
+            layer, {id(layer.beta): layer.beta + ops.cast(rounding, wrapper.compute_dtype)}
+        ):
+            return layer(inputs, *args, **kwargs)
 
-    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
         """From the moving statistics, gamma and beta."""
-        variance = ops.convert_to_numpy(layer.moving_variance)
-        scale = 1.0 / np.sqrt(variance + layer.epsilon)
+        scale = ops.rsqrt(ops.add(layer.moving_variance, layer.epsilon))
         if layer.scale:
-            scale = scale * ops.convert_to_numpy(layer.gamma)
-        offset = -ops.convert_to_numpy(layer.moving_mean) * scale
-        if layer.center:
-            offset = offset + ops.convert_to_numpy(layer.beta)
-        return scale, offset
+            scale = scale * layer.gamma
+        offset = -layer.moving_mean * scale
+        return scale, offset + layer.beta if layer.center else offset
 
 
 @register(layers.Rescaling)
@@ -137,9 +165,9 @@ class RescalingRule(ChannelAffineRule):
             return "its scale or offset differs along other axes than the last one"
         return super().refusal(node)
 
-    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
         """The layer's arguments."""
-        return np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32")
+        return tuple(ops.convert_to_tensor(x, "float32") for x in (layer.scale, layer.offset))
 
 
 @register(layers.Normalization)
@@ -155,9 +183,9 @@ class NormalizationRule(ChannelAffineRule):
             return f"no integer form for Normalization(axis={layer.axis}); only the last axis"
         return super().refusal(node)
 
-    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
         """From the adapted mean and variance."""
-        mean = ops.convert_to_numpy(layer.mean).reshape(-1)
-        deviation = np.sqrt(ops.convert_to_numpy(layer.variance).reshape(-1))
-        deviation = np.maximum(deviation, keras.backend.epsilon())
+        mean = ops.reshape(layer.mean, (-1,))
+        deviation = ops.sqrt(ops.reshape(layer.variance, (-1,)))
+        deviation = ops.maximum(deviation, keras.backend.epsilon())
         return (deviation, mean) if layer.invert else (1.0 / deviation, -mean / deviation)

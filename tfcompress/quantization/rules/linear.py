@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from tfcompress.graph import Node
+from tfcompress.quantization.bias_grid import told_apart
 from tfcompress.quantization.rules.activations import PRE_ACTIVATION as PRE_ACTIVATION
 from tfcompress.quantization.rules.activations import (
     activate,
@@ -55,6 +56,10 @@ class LinearRule(Rule):
     def kernels(self, layer: keras.layers.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
         """The kernel."""
         return [(layer.kernel, self.channel_axes)]
+
+    def bias(self, layer: keras.layers.Layer) -> keras.Variable | None:
+        """The layer's bias."""
+        return layer.bias if layer.use_bias else None
 
     def refusal(self, node: Node) -> str | None:
         """Other layouts than channels-last, and activations without an integer form."""
@@ -122,6 +127,9 @@ class TransposeRule(LinearRule):
 class SeparableRule(LinearRule):
     """A depthwise and a pointwise convolution, two LiteRT operations with a range between."""
 
+    summing_kernel = 1
+    summed_range = "depthwise"
+
     def kernels(self, layer: keras.layers.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
         """Both kernels."""
         return [(layer.depthwise_kernel, (-2, -1)), (layer.pointwise_kernel, (-1,))]
@@ -172,6 +180,6 @@ class SeparableRule(LinearRule):
         outputs = wrapper.deployed_quantizer("depthwise")(depthwise(inputs))
         outputs = pointwise(outputs)
         depthwise.set_weights([depthwise_kernel])
-        bias = [ops.convert_to_numpy(layer.bias)] if layer.use_bias else []
+        bias = [told_apart(ops.convert_to_numpy(layer.bias))] if layer.use_bias else []
         pointwise.set_weights([pointwise_kernel, *bias])
         return deployed_activation(wrapper, outputs)

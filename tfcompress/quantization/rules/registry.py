@@ -32,6 +32,9 @@ class Rule:
     Attributes:
         takes_named_inputs: Whether layers of this kind take several tensors by name, as
             `MultiHeadAttention(query, value)` does, and not one tensor or a list of tensors.
+        summing_kernel: Position in `kernels` of the one whose products the bias is added to.
+        summed_range: Name of the quantizer inside the layer of what that kernel is multiplied with,
+            or None where it is the layer's input.
 
     Example: a custom layer that scales its input by a kernel, one factor for each channel.
 
@@ -44,6 +47,8 @@ class Rule:
     """
 
     takes_named_inputs = False
+    summing_kernel = 0
+    summed_range: str | None = None
 
     def role(self, node: Node) -> Role:
         """What the operation asks of ranges. Defaults to `Role.COMPUTE`."""
@@ -60,6 +65,10 @@ class Rule:
     def kernels(self, layer: keras.layers.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
         """Weights to quantize, each with the axes along which its scales differ."""
         return []
+
+    def bias(self, layer: keras.layers.Layer) -> keras.Variable | None:
+        """The bias that LiteRT adds to the integer sums of products, or None."""
+        return None
 
     def refusal(self, node: Node) -> str | None:
         """Why this very operation must stay float, or None."""
