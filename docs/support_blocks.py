@@ -121,7 +121,9 @@ CATEGORIES: dict[str, dict[str, Block]] = {
         "SeparableConv2D": _on("image", _same(layers.SeparableConv2D, 6, 3, activation="relu")),
         "Conv1DTranspose": _on("row", _same(layers.Conv1DTranspose, 6, 3, strides=2)),
         "Conv2DTranspose": _on("image", _same(layers.Conv2DTranspose, 6, 3, strides=2)),
-        "EinsumDense": _on("row", lambda: layers.EinsumDense("abc,cd->abd", (None, 6), "d")),
+        "EinsumDense": _on(
+            "row", lambda: layers.EinsumDense("abc,cd->abd", (None, 6), bias_axes="d")
+        ),
     },
     "Normalization": {
         "Conv2D, BatchNormalization, ReLU": _on(

@@ -380,6 +380,29 @@ def test_checkpoint_holds_the_ranges(tmp_path):
         other.load_weights(path)
 
 
+@pytest.mark.parametrize("stopping_first", [True, False])
+def test_weights_that_early_stopping_brings_back_have_their_ranges(stopping_first):
+    model = compiled(build())
+    stopping = keras.callbacks.EarlyStopping(
+        "loss", mode="max", patience=2, restore_best_weights=True, start_from_epoch=1
+    )
+    recorded = []
+    noting = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: recorded.append((model.get_weights(), ranges(model)))
+    )
+    callbacks = [noting, quantize(begin=0.0)]
+    callbacks.insert(0 if stopping_first else 2, stopping)
+    fit(model, *callbacks, epochs=6)
+
+    # The loss falls, so the best by `max` is the second epoch, two before the last.
+    assert len(recorded) == 4
+    weights, expected = recorded[1]
+    for value, best in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(value, best)
+    quantized_form(model)
+    assert ranges(model) == expected != recorded[-1][1]
+
+
 def test_a_second_fit_starts_with_new_ranges_and_a_continued_one_does_not():
     model = compiled(build())
     fit(model, quantize(begin=0, freeze_ranges=1))

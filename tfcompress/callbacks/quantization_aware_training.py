@@ -184,8 +184,11 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self.twin.step = self._clock.step
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check that the quantized model was trained."""
+        """Check that the quantized model was trained, and note which ranges its weights have."""
         self._check_used()
+        if self._switches[0]:
+            _ = self.model
+            self.twin.remember()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave an ordinary float model that has a quantized twin."""

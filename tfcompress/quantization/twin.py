@@ -56,6 +56,7 @@ class QuantizedTwin(KerasSaveable):
             with strategy.scope():
                 shared, self.plan = instrument_shared(model, scheme)
         self._parts = _Parts(shared, [v for v in shared.variables if id(v) not in known])
+        self._remembered: dict[bytes, list[np.ndarray]] = {}
         trained = [v.path for v in self._parts.variables if v.trainable]
         if trained:
             raise ValueError(
@@ -98,9 +99,28 @@ class QuantizedTwin(KerasSaveable):
         for wrapper in self._parts.wrappers:
             wrapper.frozen = batchnorm_frozen
 
+    def remember(self) -> None:
+        """Note which ranges belong to the weights of now."""
+        variables = self._parts.variables
+        self._remembered[self._fingerprint()] = [ops.convert_to_numpy(v) for v in variables]
+
+    def recall(self) -> None:
+        """Take the ranges that belong to the weights of now, if they were noted.
+
+        `EarlyStopping` brings weights of an earlier epoch back, without their ranges.
+        """
+        values = self._remembered.get(self._fingerprint()) if self._remembered else None
+        for variable, value in zip(self._parts.variables if values else (), values or (), strict=True):
+            variable.assign(value)
+
+    def _fingerprint(self) -> bytes:
+        sums = [ops.sum(ops.cast(v.value, "float32")) for v in self._parts.trained]
+        return np.asarray(ops.convert_to_numpy(ops.stack(sums))).tobytes() if sums else b""
+
     def reset(self) -> None:
         """Forget what was learned."""
         self.step = 0
+        self._remembered.clear()
         for variable, value in zip(self._parts.variables, self._parts.initial, strict=True):
             variable.assign(value)
 
@@ -156,6 +176,7 @@ class _Parts:
         self.model = model
         self.variables = variables
         self.initial = [ops.convert_to_numpy(variable) for variable in variables]
+        self.trained = list(model.trainable_variables)
         self.quantizers = quantizers_of(model)
         self.wrappers = wrappers_of(model)
 
@@ -205,7 +226,10 @@ def quantized_form(model: keras.Model) -> keras.Model:
     ```
     """
     twin = find_twin(model)
-    return twin.model() if twin is not None and twin.is_ready() else model
+    if twin is None or not twin.is_ready():
+        return model
+    twin.recall()
+    return twin.model()
 
 
 def attach_twin(model: keras.Model, scheme: schemes.SchemeLike = "int8") -> QuantizedTwin:
