@@ -343,8 +343,14 @@ class QuantizedLayer(keras.layers.Wrapper):
         copy = self._copy({"name": self.deployed_name, "dtype": "float32", **overrides})
         bias = self.rule.bias(copy)
         if bias is not None:
-            bias.assign(told_apart(ops.convert_to_numpy(bias)))
+            bias.assign(self.deployed_bias())
         return copy
+
+    def deployed_bias(self) -> np.ndarray:
+        """The bias of the layer as it is exported: rounded, so that no later rounding moves it."""
+        rounded = self._rounded_bias()
+        value = rounded[0][1] if rounded else self.float_bias()
+        return told_apart(ops.convert_to_numpy(value))
 
     def plain_copy(self) -> keras.Operation:
         """The inner layer as it was before wrapping, with the quantized kernels as its weights."""

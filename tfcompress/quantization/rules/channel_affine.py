@@ -106,10 +106,16 @@ class ChannelAffineRule(Rule, ABC):
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A 1x1 depthwise convolution, between reshapes when the input is not an image."""
+        rounding = self.rounding(wrapper)
+        rounding = 0.0 if rounding is None else ops.convert_to_numpy(rounding)
         if wrapper.folded:
-            return wrapper.baked_copy()(inputs)
+            return self.deployed_folded(wrapper.baked_copy(), rounding)(inputs)
         scale, offset = map(ops.convert_to_numpy, self.scale_and_offset(wrapper.layer))
-        return channel_affine(inputs, scale, offset, wrapper.deployed_name)
+        return channel_affine(inputs, scale, offset + rounding, wrapper.deployed_name)
+
+    def deployed_folded(self, layer: keras.layers.Layer, rounding: Any) -> keras.layers.Layer:
+        """The exported form of a layer that folds, with its offset shifted by `rounding`."""
+        return layer
 
 
 @register(layers.BatchNormalization)
@@ -143,6 +149,12 @@ class BatchNormalizationRule(ChannelAffineRule):
             layer, {id(layer.beta): layer.beta + ops.cast(rounding, wrapper.compute_dtype)}
         ):
             return layer(inputs, *args, **kwargs)
+
+    def deployed_folded(self, layer: keras.layers.Layer, rounding: Any) -> keras.layers.Layer:
+        """With the rounding in beta, where there is one."""
+        if layer.center:
+            layer.beta.assign(layer.beta + rounding)
+        return layer
 
     def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
         """From the moving statistics, gamma and beta."""

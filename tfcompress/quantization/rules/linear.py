@@ -10,7 +10,6 @@ import keras
 from keras import layers, ops
 
 from tfcompress.graph import Node
-from tfcompress.quantization.bias_grid import told_apart
 from tfcompress.quantization.rules.activations import PRE_ACTIVATION as PRE_ACTIVATION
 from tfcompress.quantization.rules.activations import (
     activate,
@@ -180,6 +179,6 @@ class SeparableRule(LinearRule):
         outputs = wrapper.deployed_quantizer("depthwise")(depthwise(inputs))
         outputs = pointwise(outputs)
         depthwise.set_weights([depthwise_kernel])
-        bias = [told_apart(ops.convert_to_numpy(layer.bias))] if layer.use_bias else []
+        bias = [wrapper.deployed_bias()] if layer.use_bias else []
         pointwise.set_weights([pointwise_kernel, *bias])
         return deployed_activation(wrapper, outputs)
