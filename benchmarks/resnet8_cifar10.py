@@ -32,6 +32,8 @@ STAGES = (
     "prune",
     "tfmot_pqat",
     "pqat",
+    "ptq_w4a8",
+    "qat_w4a8",
 )
 NEEDS = {"tfmot_pqat": ("float", "tfmot_prune"), "pqat": ("float", "prune"), "float": ()}
 # Points that tfcompress may be behind tfmot, and that it must be ahead of it in the pruned rows.

@@ -19,12 +19,12 @@ def versions() -> dict[str, str]:
 
 
 def run(stage: str, work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Runs `float32`, `ptq`, `qat`, `prune` or `pqat` and returns its figures.
+    """Runs a stage, such as `float32`, `pqat` or `qat_w4a8`, and returns its figures.
 
     A model that an earlier run trained but could not export is not trained again.
 
     Args:
-        stage: The stage, without the name of the library.
+        stage: The technique and, behind an underscore, the scheme where it is not int8.
         work: The work folder; float weights are read from it, files and models written to it.
         arrays: The decoded CIFAR-10.
 
@@ -47,11 +47,14 @@ def run(stage: str, work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]
         with np.load(work / "float.npz") as stored:
             model.set_weights([stored[name] for name in stored.files])
 
-    if stage in ("qat", "pqat"):
+    technique, _, scheme = stage.partition("_")
+    if technique in ("qat", "pqat") or scheme:
         if not trained.exists():
-            model = tfc.quantize_aware(model, "int8", calibration=calibration)
-            schedule = tfc.callbacks.QuantizationSchedule(freeze_batchnorm=0.5)
-            fine_tuning.fine_tune(model, keras, arrays, fine_tuning.POLICIES[stage], [schedule])
+            model = tfc.quantize_aware(model, scheme or "int8", calibration=calibration)
+            if technique != "ptq":
+                schedule = tfc.callbacks.QuantizationSchedule(freeze_batchnorm=0.5)
+                policy = fine_tuning.POLICIES[technique]
+                fine_tuning.fine_tune(model, keras, arrays, policy, [schedule])
             model.save(trained)
         tfc.export(model, path, io="int8", calibration=calibration)
     else:
@@ -59,6 +62,7 @@ def run(stage: str, work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]
             pruning = tfc.callbacks.MagnitudePruning(
                 sparsity=fine_tuning.SPARSITY,
                 schedule="polynomial",
+                criterion="lamp",
                 begin=fine_tuning.PRUNING_BEGIN,
                 end=fine_tuning.PRUNING_END,
                 frequency=fine_tuning.PRUNING_FREQUENCY,
