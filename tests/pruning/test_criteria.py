@@ -6,19 +6,24 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.pruning import LayerAdaptiveMagnitude, Magnitude, RandomScore
+from tfcompress.pruning import LayerAdaptiveMagnitude, Magnitude, RandomScore, Units
 from tfcompress.pruning.configured import serialize
-from tfcompress.pruning.criteria import get
+from tfcompress.pruning.settings import get_criterion as get
 
 RNG = np.random.default_rng(0)
 
 
-def scores(criterion, weight, mask=None, index=0):
-    weight = keras.ops.convert_to_tensor(weight)
-    mask = (
-        keras.ops.ones(weight.shape, "bool") if mask is None else keras.ops.convert_to_tensor(mask)
+def scores(criterion, weight, mask=None, index=0, members=1, **evidence):
+    """Scores of a weight whose units are `members` entries that follow each other."""
+    kept = np.ones(weight.shape, bool) if mask is None else mask
+    units = Units(
+        weights=keras.ops.convert_to_tensor(np.reshape(weight, (-1, members))),
+        kept=keras.ops.convert_to_tensor(np.reshape(kept, (-1, members)).any(axis=1)),
+        index=index,
+        **evidence,
     )
-    return keras.ops.convert_to_numpy(criterion.scores(weight, mask, index))
+    found = keras.ops.convert_to_numpy(criterion.scores(units))
+    return found.reshape(weight.shape) if members == 1 else found
 
 
 def lamp_by_definition(weight):
@@ -46,6 +51,20 @@ def test_lamp_of_zeros_is_zero():
     assert (scores(LayerAdaptiveMagnitude(), np.zeros((2, 3), "float32")) == 0).all()
 
 
+@pytest.mark.parametrize(("norm", "expected"), [(1, [1.5, 3.5]), (2, [2.5**0.5, 12.5**0.5])])
+def test_norms_of_blocks(norm, expected):
+    weight = np.array([[1.0, -2.0], [-3.0, 4.0]], "float32")
+    np.testing.assert_allclose(scores(Magnitude(norm), weight, members=2), expected, rtol=1e-6)
+    np.testing.assert_array_equal(scores(Magnitude(norm), weight), np.abs(weight))
+
+
+def test_lamp_of_blocks_takes_their_squares():
+    weight = RNG.normal(size=(20, 4)).astype("float32")
+    norms = np.sqrt((weight**2).sum(axis=1))
+    found = scores(LayerAdaptiveMagnitude(), weight, members=4)
+    np.testing.assert_allclose(found, lamp_by_definition(norms), rtol=1e-4)
+
+
 def test_random_scores_stay_the_same_and_differ_between_tensors():
     weight = np.ones((100,), "float32")
     first = scores(RandomScore(3), weight)
@@ -63,6 +82,8 @@ def test_names_configs_and_errors():
         get("lampe")
     with pytest.raises(ValueError, match="criterion=3"):
         get(3)
+    with pytest.raises(ValueError, match="norm=3"):
+        Magnitude(norm=3)
 
 
 def two_scales():
@@ -94,7 +115,7 @@ def test_callback_reaches_the_sparsity_by_each_criterion(criterion):
     else:
         assert 20 <= zeros["small"] <= 44
     copy = type(callback).from_config(callback.get_config())
-    assert copy.criterion == callback.criterion
+    assert copy.settings.criterion == callback.settings.criterion
 
 
 def test_plan_names_a_criterion_that_is_not_the_default():

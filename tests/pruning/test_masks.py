@@ -10,8 +10,9 @@ from tfcompress.pruning import masks as masks_module
 from tfcompress.pruning.masks import (
     count_true,
     find_threshold,
-    magnitudes,
+    lowest_removed_by_size,
     pruned_count,
+    ranked,
     smallest_masks,
 )
 
@@ -159,9 +160,47 @@ def test_few_values_reach_the_host(monkeypatch):
     assert sum(copied) < 0.1 * size
 
 
-def test_magnitudes_and_counts():
-    values = magnitudes(
-        ops.convert_to_tensor(np.array([[-1.5, 2.0]]), dtype="bfloat16"), [[True, False]]
-    )
-    np.testing.assert_array_equal(ops.convert_to_numpy(values), [1.5, 0.0])
+def test_protected_values_do_not_reach_the_host(monkeypatch):
+    copied = []
+    original = ops.convert_to_numpy
+
+    def counting(x):
+        copied.append(math.prod(x.shape))
+        return original(x)
+
+    size = masks_module.HOST_LIMIT * 2
+    values = np.random.default_rng(0).random(size).astype("float32")
+    values[::2] = np.inf
+    tensor = ops.convert_to_tensor(values)
+    monkeypatch.setattr(masks_module.ops, "convert_to_numpy", counting)
+    threshold = find_threshold([tensor], size // 2)
+    assert threshold.value == values[1::2].max()
+    assert sum(copied) < 0.1 * size
+
+
+def test_ranks_and_counts():
+    values = ranked(ops.convert_to_tensor([1.5, 2.0], dtype="bfloat16"), [True, False])
+    np.testing.assert_array_equal(ops.convert_to_numpy(values), [1.5, -np.inf])
     assert count_true(ops.convert_to_tensor([True, False, True])) == 2
+
+
+def test_units_of_different_sizes_come_nearest_to_the_number():
+    rng = np.random.default_rng(0)
+    scores = [rng.random(12).astype("float32"), rng.random(30).astype("float32")]
+    kept = [np.ones(12, bool), np.arange(30) > 2]
+    masks, pruned = lowest_removed_by_size(
+        [ops.convert_to_tensor(score) for score in scores],
+        [ops.convert_to_tensor(mask) for mask in kept],
+        [10, 3],
+        100,
+    )
+    masks = [ops.convert_to_numpy(mask) for mask in masks]
+    assert [int((~mask).sum()) for mask in masks] == pruned
+    assert abs(10 * pruned[0] + 3 * pruned[1] - 100) <= 5
+    assert not masks[1][:3].any()
+    worst = max(score[~m & k].max() for score, m, k in zip(scores, masks, kept))
+    assert min(score[m].min() for score, m in zip(scores, masks)) >= worst - 1e-9
+    few, _ = lowest_removed_by_size(
+        [ops.convert_to_tensor(score) for score in scores], kept, [10, 3], 10**6
+    )
+    assert [int(ops.convert_to_numpy(mask).sum()) for mask in few] == [1, 1]

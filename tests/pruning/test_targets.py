@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -40,11 +42,14 @@ def built(*stack, shape=(16, 8)):
         ),
     ],
 )
-def test_layer_types(layer, shape, expected):
+def test_layer_types(layer, shape, expected, prune):
     model = built(layer, shape=shape)
     found = [name.replace("_1/", "/") for name in names(prunable_weights(model)[0])]
     stripped = [".".join(part.rstrip("0123456789_") for part in n.split("/")) for n in found]
     assert stripped == [name.replace("/", ".") for name in expected]
+    for target in prune(model, sparsity=0.5, scope="uniform", steps=1).targets:
+        zeros = int((np.asarray(target.variable) == 0).sum())
+        assert zeros == math.floor(0.5 * target.size + 0.5)
 
 
 def test_bidirectional_and_stacked_cells():

@@ -18,6 +18,7 @@ from keras.src import backend as keras_backend
 # Layers inside networks of `keras.applications`, which Keras does not export.
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
 # Not exported by Keras, but the only way to have an object saved with a model that is no layer: a
@@ -116,7 +117,9 @@ def without_autocast() -> AbstractContextManager[Any]:
 
 def is_training(layer: keras.layers.Layer) -> bool:
     """Whether a layer that is being called is called in training, also without such an argument."""
-    return bool(layer._get_call_context().get_value("training"))
+    # `layer._get_call_context()` would open one outside of a call, which nothing closes.
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is not None and bool(context.get_value("training"))
 
 
 def step_loop(

@@ -20,6 +20,9 @@ class LayerCopies:
     Args:
         graph: The graph whose operations are copied.
         dtype: Dtype policy for the copies. Defaults to None: those of the originals.
+
+    Attributes:
+        pairs: Layers, each with its copy.
     """
 
     def __init__(self, graph: Graph, dtype: str | None = None) -> None:
@@ -27,7 +30,7 @@ class LayerCopies:
         self._dtype = dtype
         self._names = unique_names(graph)
         self._copies: dict[int, keras.Operation] = {}
-        self._pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+        self.pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
     def name(self, node: Node) -> str:
         """The name of a node's operation in the new model."""
@@ -37,14 +40,18 @@ class LayerCopies:
         """The copy of a node's operation, made at the first call."""
         operation = node.operation
         if id(operation) not in self._copies:
-            config = {**operation.get_config(), "name": self.name(node)}
-            if self._dtype is not None and isinstance(operation, keras.layers.Layer):
-                config["dtype"] = self._dtype
-            copy = type(operation).from_config(config)
+            copy = type(operation).from_config(self.config(node))
             self._copies[id(operation)] = copy
             if isinstance(operation, keras.layers.Layer):
-                self._pairs.append((operation, copy))
+                self.pairs.append((operation, copy))
         return self._copies[id(operation)]
+
+    def config(self, node: Node) -> dict[str, Any]:
+        """The config that the copy of a node's operation is made from."""
+        config = {**node.operation.get_config(), "name": self.name(node)}
+        if self._dtype is not None and node.layer is not None:
+            config["dtype"] = self._dtype
+        return config
 
     def copy_weights(self) -> None:
         """Give every copied layer the values of its original.
@@ -52,7 +59,7 @@ class LayerCopies:
         Raises:
             ValueError: If a copy does not have the same variables as its original.
         """
-        for original, copy in self._pairs:
+        for original, copy in self.pairs:
             copy_variables(original, copy)
 
     @contextmanager

@@ -1,9 +1,21 @@
-"""Magnitude pruning: schedules, targets, exact masks, and the state they are saved in."""
+"""Pruning while training: criteria, patterns, scopes, goals, exact masks and their state."""
 
+from tfcompress.pruning.channel_criteria import BatchNormScale as BatchNormScale
+from tfcompress.pruning.channel_criteria import MeanActivation as MeanActivation
+from tfcompress.pruning.channel_criteria import PositiveShare as PositiveShare
 from tfcompress.pruning.criteria import Criterion as Criterion
 from tfcompress.pruning.criteria import LayerAdaptiveMagnitude as LayerAdaptiveMagnitude
 from tfcompress.pruning.criteria import Magnitude as Magnitude
+from tfcompress.pruning.criteria import Movement as Movement
 from tfcompress.pruning.criteria import RandomScore as RandomScore
+from tfcompress.pruning.criteria import Taylor as Taylor
+from tfcompress.pruning.criteria import Units as Units
+from tfcompress.pruning.goals import Reached as Reached
+from tfcompress.pruning.patterns import Block as Block
+from tfcompress.pruning.patterns import Channel as Channel
+from tfcompress.pruning.patterns import NOfM as NOfM
+from tfcompress.pruning.patterns import Pattern as Pattern
+from tfcompress.pruning.patterns import Unstructured as Unstructured
 from tfcompress.pruning.rules import PruningRule as PruningRule
 from tfcompress.pruning.rules import register_pruning_rule as register_pruning_rule
 from tfcompress.pruning.schedules import ConstantSparsity as ConstantSparsity

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,13 @@ import keras
 from keras import ops
 
 from tfcompress.graph import keras_internals
+from tfcompress.pruning.gradients import (
+    Accumulate,
+    after_step,
+    captured_gradients,
+    forget_gradients,
+    record_gradients,
+)
 from tfcompress.pruning.state import Mask
 
 _ORIGINAL_STEP = "_tfcompress_original_step"
@@ -53,8 +61,14 @@ class Enforcement(ABC):
         self.model = model
 
     @abstractmethod
-    def install(self, masks: Sequence[Mask]) -> None:
-        """Enforce these masks from the next training step on. May be called again."""
+    def install(self, masks: Sequence[Mask], accumulate: Accumulate | None = None) -> None:
+        """Enforce masks from the next training step on. May be called again.
+
+        Args:
+            masks: The masks.
+            accumulate: What each step adds to the evidence of those that have a place for it.
+                Defaults to None: nothing.
+        """
 
     @abstractmethod
     def refresh(self) -> None:
@@ -73,8 +87,10 @@ class Enforcement(ABC):
 class ConstraintEnforcement(Enforcement):
     """Enforcement by the `constraint` of each variable (TensorFlow, PyTorch)."""
 
-    def install(self, masks: Sequence[Mask]) -> None:
+    def install(self, masks: Sequence[Mask], accumulate: Accumulate | None = None) -> None:
         """Chain each mask to the weight's constraint."""
+        if accumulate is not None:
+            record_gradients(built_optimizer(self.model), masks, accumulate)
         for mask in masks:
             inner = mask.variable.constraint
             if isinstance(inner, MaskConstraint):
@@ -92,6 +108,7 @@ class ConstraintEnforcement(Enforcement):
         chained = [v for v in self.model.weights if isinstance(v.constraint, MaskConstraint)]
         for variable in chained:
             variable.constraint = variable.constraint.inner
+        forget_gradients(getattr(self.model, "optimizer", None))
         if chained:
             self._rebuild_step()
 
@@ -103,25 +120,40 @@ class TrainingStateEnforcement(Enforcement):
     they are inputs of the compiled step and not constants in it.
     """
 
-    def install(self, masks: Sequence[Mask]) -> None:
+    def install(self, masks: Sequence[Mask], accumulate: Accumulate | None = None) -> None:
         """Wrap the training step of this model object."""
         self.remove()
         model = self.model
         self._masks = list(masks)
+        gathering = [mask for mask in masks if accumulate is not None and mask.evidence is not None]
+        if gathering:
+            built_optimizer(model)
         self._copies = [
             keras.Variable(mask.numpy(), trainable=False, dtype="bool", name="pruning_mask")
             for mask in masks
         ]
-        keras_internals.training_state_extras(model).extend(map(_MaskCopy, self._copies))
+        keras_internals.training_state_extras(model).extend(map(_TrainingState, self._copies))
+        keras_internals.training_state_extras(model).extend(
+            _TrainingState(mask.evidence) for mask in gathering if mask.evidence is not None
+        )
         original = model.train_step
         object.__setattr__(model, _ORIGINAL_STEP, original)
 
         def train_step(state: Any, data: Any) -> Any:
-            logs, new_state = original(state, data)
+            caught: AbstractContextManager[dict[int, Any]] = nullcontext({})
+            if gathering:
+                caught = captured_gradients(model.optimizer)
+            with caught as steps:
+                logs, new_state = original(state, data)
             trainable, non_trainable, *others = new_state
-            trainable = list(trainable)
+            trainable, non_trainable = list(trainable), list(non_trainable)
             weights = {id(v): index for index, v in enumerate(model.trainable_variables)}
             values = {id(v): index for index, v in enumerate(model.non_trainable_variables)}
+            for mask in gathering:
+                place = values[id(mask.evidence)]
+                step = steps.get(id(mask.variable))
+                if accumulate is not None:
+                    non_trainable[place] = after_step(accumulate, non_trainable[place], step)
             for mask, copy in zip(self._masks, self._copies):
                 index = weights.get(id(mask.variable))
                 if index is None:
@@ -153,15 +185,28 @@ class TrainingStateEnforcement(Enforcement):
         else:
             model.train_step = original
         extras = keras_internals.training_state_extras(model)
-        extras[:] = [extra for extra in extras if not isinstance(extra, _MaskCopy)]
+        extras[:] = [extra for extra in extras if not isinstance(extra, _TrainingState)]
         self._rebuild_step()
 
 
 @dataclass(frozen=True, eq=False)
-class _MaskCopy:
+class _TrainingState:
     """Looks to a model like a seed generator, whose `state` is part of the training state."""
 
     state: keras.Variable
+
+
+def built_optimizer(model: keras.Model) -> Any:
+    """The optimizer of a model, built, so that what it keeps exists before a step is traced."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise ValueError(
+            f"The model {model.name!r} has no optimizer whose gradients could be read. Compile it, "
+            "or prune it by a criterion without gradients, such as 'magnitude'."
+        )
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    return optimizer
 
 
 def is_enforced(model: keras.Model) -> bool:

@@ -1,8 +1,8 @@
-"""Exact magnitude masks: which weights of one or several tensors are the smallest.
+"""Exact masks: which units (weights, blocks or channels) of one or several tensors score lowest.
 
-The masks of all tensors together hold exactly the number of zeros that was asked for, ties broken
-by position, with at least one weight left in every tensor. Weights stay on their device: only a
-sample of the magnitudes and the few that lie around the threshold reach the host.
+The masks of all tensors together prune exactly as many units as was asked for, ties broken by
+position, with at least one unit left in every tensor. Scores stay on their device: only a sample of
+them and the few that lie around the threshold reach the host.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from keras import ops
 
 Tensor = Any
 
-# Up to this many weights, copying the magnitudes costs less than the operations that avoid it.
+# Up to this many units, copying the scores costs less than the operations that avoid it.
 HOST_LIMIT = 1 << 20
 SAMPLE_SIZE = 1 << 16
+
+_NAN = (
+    "Weights cannot be ranked because their scores are NaN: the training has diverged. Lower the "
+    "learning rate, or stop earlier with `keras.callbacks.TerminateOnNaN`."
+)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The magnitude that separates pruned from kept weights.
+    """The score that separates pruned from kept units.
 
     Attributes:
-        value: Weights of smaller magnitude are pruned, of larger magnitude are kept.
-        ties: How many weights are exactly `value` in magnitude.
+        value: Units of lower score are pruned, of higher score are kept.
+        ties: How many units score exactly `value`.
         pruned_ties: How many of these are pruned.
     """
 
@@ -39,53 +44,53 @@ class Threshold:
 
 
 def pruned_count(sizes: Sequence[int], sparsity: float) -> int:
-    """How many weights of some tensors a sparsity prunes: the nearest number that leaves one each.
+    """How many units of some tensors a sparsity prunes: the nearest number that leaves one each.
 
     Args:
-        sizes: Number of weights in each tensor.
+        sizes: Number of units in each tensor.
         sparsity: Share of all of them to prune, in [0, 1).
 
     Returns:
-        Number of weights to prune, at most `sum(sizes) - len(sizes)`.
+        Number of units to prune, at most `sum(sizes) - len(sizes)`.
     """
     total = sum(sizes)
     return max(0, min(total - len(sizes), math.floor(total * sparsity + 0.5)))
 
 
-def magnitudes(weight: Tensor, mask: Tensor) -> Tensor:
-    """Magnitudes of the weights, 0 where the mask is False.
+def ranked(scores: Tensor, kept: Tensor) -> Tensor:
+    """Scores in the order in which their units are pruned: what is pruned already comes first.
 
     Args:
-        weight: Float tensor of any shape and float dtype.
-        mask: Boolean tensor of the same shape.
+        scores: Float tensor of shape `(units,)`, of any float dtype.
+        kept: Boolean tensor of the same shape, False where a unit is pruned already.
 
     Returns:
-        Tensor of shape `(size,)`, float32, or float64 for float64 weights. Both represent every
-        float16, bfloat16 and float32 value exactly, so that no two different weights compare equal.
+        Tensor of shape `(units,)`, float32, or float64 for float64 scores, -infinity where pruned.
+        Both represent every float16, bfloat16 and float32 value exactly, so that no two different
+        scores compare equal.
     """
-    dtype = keras.backend.standardize_dtype(weight.dtype)
+    dtype = keras.backend.standardize_dtype(scores.dtype)
     wide = "float64" if dtype == "float64" else "float32"
-    flat = ops.reshape(ops.where(mask, weight, ops.zeros((), dtype=dtype)), (-1,))
-    return ops.cast(ops.abs(flat), wide)
+    return ops.where(kept, ops.cast(scores, wide), ops.cast(-math.inf, wide))
 
 
 def find_threshold(tensors: Sequence[Tensor], count: int) -> Threshold:
-    """Find the `count`-th smallest magnitude of several tensors, exactly.
+    """Find the `count`-th lowest score of several tensors, exactly.
 
     Large tensors are first narrowed to the few values around the threshold, on their device: a
-    sample brackets it, the weights below the bracket are counted, and only those inside are copied
+    sample brackets it, those below the bracket are counted, and only those inside are copied
     and selected from. A bracket that misses (the sample was not representative) is opened on that
-    side, so the answer is exact whatever the order of the weights.
+    side, so the answer is exact whatever their order.
 
     Args:
-        tensors: Magnitudes, see `magnitudes`.
+        tensors: Scores of shape `(units,)`, see `ranked`.
         count: How many of them to prune, from 1 to their total size.
 
     Returns:
         The threshold.
 
     Raises:
-        ValueError: If the threshold is not a number: the weights themselves are NaN.
+        ValueError: If the threshold is not a number: the scores themselves are NaN.
     """
     total = sum(_size(tensor) for tensor in tensors)
     if total <= HOST_LIMIT:
@@ -96,23 +101,19 @@ def find_threshold(tensors: Sequence[Tensor], count: int) -> Threshold:
         low, below = -math.inf, 0
     inside = [_values_between(tensor, low, high) for tensor in tensors]
     if below + sum(values.size for values in inside) < count:
-        inside = [_values_between(tensor, low, math.inf) for tensor in tensors]
+        inside = [_values_between(tensor, low, None) for tensor in tensors]
     return _threshold_in(inside, count - below)
 
 
 def smallest_masks(
     weights: Sequence[Tensor], masks: Sequence[Tensor], count: int
 ) -> tuple[list[Tensor], list[int]]:
-    """Masks that prune the `count` smallest weights of all tensors together.
-
-    Weights that the given masks prune already stay pruned as long as `count` reaches that far.
-    A tensor that would lose every weight keeps its largest one, and the others make up for it.
+    """Masks that prune the `count` weights of smallest magnitude; see `lowest_removed`.
 
     Args:
         weights: Float tensors of any shapes.
         masks: Boolean tensors of the same shapes, False where a weight is pruned already.
-        count: Number of weights to prune, at most the total size less the number of tensors and
-            at least the number that is pruned already.
+        count: Number of weights to prune.
 
     Returns:
         The new masks, and how many weights each prunes.
@@ -120,58 +121,116 @@ def smallest_masks(
     Raises:
         ValueError: If the weights are NaN.
     """
-    sizes = [_size(weight) for weight in weights]
+    scores = [ops.reshape(ops.abs(weight), (-1,)) for weight in weights]
+    kept = [ops.reshape(mask, (-1,)) for mask in masks]
+    new, pruned = lowest_removed(scores, kept, count)
+    return [ops.reshape(m, tuple(w.shape)) for m, w in zip(new, weights)], pruned
+
+
+def lowest_removed(
+    scores: Sequence[Tensor], kept: Sequence[Tensor], count: int
+) -> tuple[list[Tensor], list[int]]:
+    """Masks without the `count` units that score lowest in all tensors together.
+
+    Units that are pruned already stay pruned. A tensor that would lose every unit keeps its best
+    one, and the others make up for it.
+
+    Args:
+        scores: Float tensors of shape `(units,)`, of which the lowest are pruned first.
+        kept: Boolean tensors of the same shapes, False where a unit is pruned already.
+        count: Number of units to prune, at most their number less the number of tensors and at
+            least the number that is pruned already.
+
+    Returns:
+        The new masks, and how many units each prunes.
+
+    Raises:
+        ValueError: If the scores are NaN.
+    """
+    sizes = [_size(score) for score in scores]
     single_survivor: set[int] = set()
     while True:
-        rest = [index for index in range(len(weights)) if index not in single_survivor]
+        rest = [index for index in range(len(scores)) if index not in single_survivor]
         remaining = count - sum(sizes[index] - 1 for index in single_survivor)
         new: dict[int, Tensor] = {
-            index: _largest_only(weights[index], masks[index]) for index in single_survivor
+            index: _best_only(scores[index], kept[index]) for index in single_survivor
         }
-        new.update(_smallest_removed(weights, masks, rest, remaining))
-        pruned = [sizes[i] - count_true(new[i]) for i in range(len(weights))]
+        new.update(_without_lowest(scores, kept, rest, remaining))
+        pruned = [sizes[i] - count_true(new[i]) for i in range(len(scores))]
         emptied = {index for index in rest if pruned[index] == sizes[index]}
         if not emptied:
-            return [new[index] for index in range(len(weights))], pruned
+            return [new[index] for index in range(len(scores))], pruned
         single_survivor |= emptied
 
 
-def _smallest_removed(
-    weights: Sequence[Tensor], masks: Sequence[Tensor], indices: Sequence[int], count: int
+def lowest_removed_by_size(
+    scores: Sequence[Tensor], kept: Sequence[Tensor], members: Sequence[int], count: int
+) -> tuple[list[Tensor], list[int]]:
+    """Like `lowest_removed`, for units of different sizes, of which there are few.
+
+    Args:
+        scores: Float tensors of shape `(units,)`.
+        kept: Boolean tensors of the same shapes.
+        members: How many weights a unit of each tensor has.
+        count: Number of weights to prune; the number that whole units can come nearest to is.
+
+    Returns:
+        The new masks, and how many units each prunes.
+
+    Raises:
+        ValueError: If the scores are NaN.
+    """
+    masks = [np.array(ops.convert_to_numpy(mask), bool) for mask in kept]
+    values, owners, places, costs = [], [], [], []
+    for index, (score, mask) in enumerate(zip(scores, masks)):
+        array = np.asarray(ops.convert_to_numpy(ranked(score, kept[index])), "float64")
+        # The best unit of each tensor is none to choose from.
+        free = np.flatnonzero(mask & (np.arange(mask.size) != np.argmax(array)))
+        values.append(array[free])
+        owners.append(np.full(free.size, index))
+        places.append(free)
+        costs.append(np.full(free.size, members[index]))
+        count -= members[index] * int((~mask).sum())
+    value, owner, place = map(np.concatenate, (values, owners, places))
+    if np.isnan(value).any():
+        raise ValueError(_NAN)
+    order = np.argsort(value, kind="stable")
+    reached = np.cumsum(np.concatenate(costs)[order])
+    taken = int(np.searchsorted(reached, count, side="right"))
+    over = reached[taken] - count if taken < reached.size else math.inf
+    under = count - (reached[taken - 1] if taken else 0)
+    for unit in order[: taken + (over < under)]:
+        masks[owner[unit]][place[unit]] = False
+    return [ops.convert_to_tensor(mask) for mask in masks], [int((~m).sum()) for m in masks]
+
+
+def _without_lowest(
+    scores: Sequence[Tensor], kept: Sequence[Tensor], indices: Sequence[int], count: int
 ) -> dict[int, Tensor]:
-    """Masks of the tensors at `indices` that prune the `count` smallest of their weights."""
+    """Masks of the tensors at `indices` without the `count` lowest of their units."""
     if count <= 0:
-        return {index: ops.ones_like(masks[index]) for index in indices}
-    values = {index: magnitudes(weights[index], masks[index]) for index in indices}
+        return {index: ops.ones_like(kept[index]) for index in indices}
+    values = {index: ranked(scores[index], kept[index]) for index in indices}
     threshold = find_threshold(list(values.values()), count)
-    whole_ties = threshold.pruned_ties == threshold.ties
     quota = threshold.pruned_ties
-    if not whole_ties and threshold.value == 0.0:
-        # Among zeros, those that are pruned already go first: a mask must not wander.
-        quota -= sum(_size(masks[i]) - count_true(masks[i]) for i in indices)
-    quota = max(0, quota)
     result: dict[int, Tensor] = {}
     for index in indices:
         # "not <=" rather than ">": a NaN ranks as largest and is kept.
-        kept = ops.logical_not(values[index] <= threshold.value)
-        if not whole_ties:
-            ties = ops.logical_and(
-                values[index] == threshold.value, ops.reshape(masks[index], (-1,))
-            )
+        result[index] = ops.logical_not(values[index] <= threshold.value)
+        if threshold.pruned_ties < threshold.ties:
+            ties = values[index] == threshold.value
             tie_count = count_true(ties)
             if tie_count > quota:
                 rank = ops.cumsum(ops.cast(ties, "int32"))
                 ties_kept = ops.logical_and(ties, rank > quota)
-                kept = ops.logical_or(kept, ties_kept)
+                result[index] = ops.logical_or(result[index], ties_kept)
             quota -= min(quota, tie_count)
-        result[index] = ops.reshape(kept, tuple(weights[index].shape))
     return result
 
 
-def _largest_only(weight: Tensor, mask: Tensor) -> Tensor:
-    values = magnitudes(weight, mask)
-    position = ops.cast(ops.argmax(values), "int32")
-    return ops.reshape(ops.arange(_size(weight), dtype="int32") == position, tuple(weight.shape))
+def _best_only(scores: Tensor, kept: Tensor) -> Tensor:
+    position = ops.cast(ops.argmax(ranked(scores, kept)), "int32")
+    return ops.arange(_size(scores), dtype="int32") == position
 
 
 def _threshold_in(parts: Sequence[np.ndarray], count: int) -> Threshold:
@@ -180,11 +239,7 @@ def _threshold_in(parts: Sequence[np.ndarray], count: int) -> Threshold:
     values.partition(count - 1)
     value = float(values[count - 1])
     if math.isnan(value):
-        raise ValueError(
-            "Weights cannot be ranked by magnitude because they are NaN: the training has "
-            "diverged. Lower the learning rate, or stop earlier with "
-            "`keras.callbacks.TerminateOnNaN`."
-        )
+        raise ValueError(_NAN)
     smaller = int(np.count_nonzero(values[: count - 1] < value))
     return Threshold(value, int(np.count_nonzero(values == value)), count - smaller)
 
@@ -203,11 +258,14 @@ def _bracket(tensors: Sequence[Tensor], count: int, total: int) -> tuple[float, 
     return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
 
 
-def _values_between(tensor: Tensor, low: float, high: float) -> np.ndarray:
-    # "not >" and "not <": NaNs stay in as the largest values when the bracket is open above.
+def _values_between(tensor: Tensor, low: float, high: float | None) -> np.ndarray:
+    """Values from `low` to `high`; of a `high` of infinity without it, of None all."""
+    # "not <" rather than ">=": NaNs stay in as the largest values when the bracket is open above.
     inside = ops.logical_not(tensor < low)
-    if high < math.inf:
-        inside = ops.logical_and(inside, tensor <= high)
+    if high is not None:
+        # What a pattern protects is infinite, and too much to copy.
+        below = tensor <= high if high < math.inf else tensor < high
+        inside = ops.logical_and(inside, below)
     positions = ops.nonzero(inside)[0]
     values: np.ndarray = ops.convert_to_numpy(ops.take(tensor, positions))
     return values

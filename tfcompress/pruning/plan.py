@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 
 from tfcompress.graph.weights import weights_of
 from tfcompress.plan import Plan, weight_row
-from tfcompress.pruning.criteria import Magnitude
-from tfcompress.pruning.targets import prunable_weights
 
 if TYPE_CHECKING:
     from tfcompress.callbacks import MagnitudePruning
@@ -27,19 +25,15 @@ def pruning_rows(model: keras.Model, callback: MagnitudePruning) -> Plan:
     Raises:
         ValueError: If the model was never built, or a pattern of the callback matches nothing.
     """
-    targets, skipped = prunable_weights(model, callback.include, callback.exclude)
-    pruned = {id(target.variable) for target in targets}
-    reasons = {
-        id(weight.variable): weight.reason for weight in skipped if weight.variable is not None
-    }
-    settings: dict[str, Any] = {"sparsity": callback.sparsity, "scope": callback.scope}
-    if callback.criterion != Magnitude():
-        settings["criterion"] = repr(callback.criterion)
+    choice = callback.settings.choose(model, measure=False)
+    shares = {id(t.variable): share for t, share in zip(choice.targets, choice.shares)}
+    reasons = {id(entry.variable): entry.reason for entry in choice.skipped}
     rows = []
     for weight in weights_of(model):
         key = id(weight.variable)
-        if key in pruned:
-            rows.append(weight_row(weight, {TECHNIQUE: dict(settings)}))
+        if key in shares:
+            settings = callback.settings.describe(shares[key])
+            rows.append(weight_row(weight, {TECHNIQUE: settings}))
         else:
             rows.append(weight_row(weight, skipped={TECHNIQUE: reasons.get(key, "not trainable")}))
     return Plan(model.name, tuple(rows))

@@ -41,12 +41,14 @@ def find_position(
     known = state.restored or (epoch > 0 and state.step > 0)
     if not known:
         state.step, state.last_update, state.begin = 0, -1, -1
+        state.forget_evidence()
     opened = progress.open_excess()
     if opened:
         logging.warning(
-            "%s: pruned beyond a sparsity of %.4f before; opened to be pruned anew.",
+            "%s: pruned beyond what is asked for now (%s=%s); opened to be pruned anew.",
             ", ".join(opened),
-            progress.sparsity,
+            progress.goal.name,
+            progress.goal.asked,
         )
     if known:
         timetable = timetable.starting_at(state.begin)

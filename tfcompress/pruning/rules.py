@@ -20,11 +20,19 @@ class PruningRule:
             have (the second matrix of a tied embedding) is ignored.
         on_request: Attributes that are pruned only when `include` names them.
         reason: Why those are not pruned unasked.
+        layout: How LiteRT stores the weights of `attributes`, which patterns need to know:
+            `"dense"` for `(in, out)`, `"convolution"` for `(..., in, out)`,
+            `"transposed_convolution"` for `(..., out, in)`, `"depthwise"` for
+            `(..., in, multiplier)`, `"recurrent"` for `(in, units)`, `"rows"` for as it is,
+            `"einsum"` for as the layer's `equation` says. Empty: not known.
+        on_request_layout: The same for `on_request`.
     """
 
     attributes: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
     reason: str = ""
+    layout: str = ""
+    on_request_layout: str = ""
 
 
 _RULES: dict[type, PruningRule] = {}
@@ -46,7 +54,7 @@ def register_pruning_rule(layer_class: type, rule: PruningRule) -> None:
     Example:
 
     ```python
-    register_pruning_rule(MyDense, PruningRule(attributes=("w",)))
+    register_pruning_rule(MyDense, PruningRule(attributes=("w",), layout="dense"))
     ```
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
@@ -67,29 +75,31 @@ def pruning_rule(layer: keras.layers.Layer) -> PruningRule | None:
     return None
 
 
-_KERNEL = PruningRule(attributes=("kernel",))
-_RECURRENT = PruningRule(attributes=("kernel", "recurrent_kernel"))
-_DEPTHWISE = PruningRule(on_request=("kernel",), reason=_DEPTHWISE_REASON)
+_DENSE = PruningRule(("kernel",), layout="dense")
+_CONVOLUTION = PruningRule(("kernel",), layout="convolution")
+_TRANSPOSED = PruningRule(("kernel",), layout="transposed_convolution")
+_RECURRENT = PruningRule(("kernel", "recurrent_kernel"), layout="recurrent")
+_DEPTHWISE = PruningRule(
+    on_request=("kernel",), reason=_DEPTHWISE_REASON, on_request_layout="depthwise"
+)
 _SEPARABLE = PruningRule(
-    attributes=("pointwise_kernel",),
-    on_request=("depthwise_kernel",),
-    reason=_DEPTHWISE_REASON,
+    ("pointwise_kernel",), ("depthwise_kernel",), _DEPTHWISE_REASON, "convolution", "depthwise"
 )
 _BUILT_IN: dict[str, PruningRule] = {
-    "Dense": _KERNEL,
-    "EinsumDense": _KERNEL,
-    "Conv1D": _KERNEL,
-    "Conv2D": _KERNEL,
-    "Conv3D": _KERNEL,
-    "Conv1DTranspose": _KERNEL,
-    "Conv2DTranspose": _KERNEL,
-    "Conv3DTranspose": _KERNEL,
+    "Dense": _DENSE,
+    "EinsumDense": PruningRule(("kernel",), layout="einsum"),
+    "Conv1D": _CONVOLUTION,
+    "Conv2D": _CONVOLUTION,
+    "Conv3D": _CONVOLUTION,
+    "Conv1DTranspose": _TRANSPOSED,
+    "Conv2DTranspose": _TRANSPOSED,
+    "Conv3DTranspose": _TRANSPOSED,
     "DepthwiseConv1D": _DEPTHWISE,
     "DepthwiseConv2D": _DEPTHWISE,
     "SeparableConv1D": _SEPARABLE,
     "SeparableConv2D": _SEPARABLE,
-    "Embedding": PruningRule(attributes=("embeddings",)),
-    "ReversibleEmbedding": PruningRule(attributes=("embeddings", "reverse_embeddings")),
+    "Embedding": PruningRule(("embeddings",), layout="rows"),
+    "ReversibleEmbedding": PruningRule(("embeddings", "reverse_embeddings")),
     "SimpleRNNCell": _RECURRENT,
     "GRUCell": _RECURRENT,
     "LSTMCell": _RECURRENT,
@@ -100,4 +110,6 @@ for _name, _rule in _BUILT_IN.items():
         register_pruning_rule(getattr(keras.layers, _name), _rule)
 
 # The cell of the ConvLSTM layers is not exported; reach its class through the public layer.
-register_pruning_rule(type(keras.layers.ConvLSTM2D(1, 1).cell), _RECURRENT)
+register_pruning_rule(
+    type(keras.layers.ConvLSTM2D(1, 1).cell), PruningRule(("kernel", "recurrent_kernel"))
+)

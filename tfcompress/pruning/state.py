@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -26,6 +27,8 @@ class Mask:
         variable: The weight, a `keras.Variable`.
         value: Boolean `keras.Variable` of the weight's shape; False where the weight is pruned.
         pruned: Number of pruned entries.
+        evidence: Float32 `keras.Variable` of the weight's shape in which a criterion gathers what
+            training shows; None unless one does.
     """
 
     def __init__(self, target: PruningTarget) -> None:
@@ -37,6 +40,7 @@ class Mask:
             np.ones(target.variable.shape, bool), trainable=False, dtype="bool", name="pruning_mask"
         )
         self.pruned = 0
+        self.evidence: keras.Variable | None = None
 
     @property
     def size(self) -> int:
@@ -63,6 +67,11 @@ class Mask:
         # TensorFlow hands a constraint the Keras variable itself.
         tensor = value.value if isinstance(value, keras.Variable) else value
         return ops.where(self.value.value, tensor, ops.zeros((), dtype=tensor.dtype))
+
+    def masked_by(self, value: Any) -> Any:
+        """The weight with 0 where another mask, a boolean tensor of its shape, is False."""
+        weight = self.variable.value
+        return ops.where(value, weight, ops.zeros((), dtype=weight.dtype))
 
     def apply(self) -> None:
         """Set the pruned entries of the weight to zero."""
@@ -149,6 +158,31 @@ class PruningState(KerasSaveable):
             if id(mask.variable) in self._targets:
                 self._masks[id(mask.variable)] = mask
 
+    def gather(self, masks: Iterable[Mask]) -> None:
+        """Give masks a place for the evidence of a criterion; what they have is kept."""
+        with self._scope.scope() if self._scope is not None else nullcontext():
+            for mask in masks:
+                if mask.evidence is None:
+                    # Each replica of a distribution strategy sees its own gradients.
+                    mask.evidence = keras.Variable(
+                        np.zeros(mask.variable.shape, "float32"),
+                        trainable=False,
+                        dtype="float32",
+                        aggregation="mean",
+                        name="pruning_evidence",
+                    )
+
+    def forget_evidence(self) -> None:
+        """Start the evidence of all masks from zero."""
+        for mask in self.masks:
+            if mask.evidence is not None:
+                mask.evidence.assign(ops.zeros_like(mask.evidence.value))
+
+    def drop_evidence(self) -> None:
+        """Give up the evidence of all masks, which then is in no file."""
+        for mask in self.masks:
+            mask.evidence = None
+
     def apply(self) -> None:
         """Set every pruned entry of every weight to zero."""
         for mask in self.masks:
@@ -157,6 +191,7 @@ class PruningState(KerasSaveable):
     def reset(self) -> None:
         """Forget the steps; nothing is pruned any more. The weights stay as they are."""
         self.step, self.last_update, self.begin = 0, -1, -1
+        self.forget_evidence()
         for mask in self.masks:
             if mask.pruned:
                 mask.assign(np.ones(mask.variable.shape, bool), 0)
@@ -168,6 +203,8 @@ class PruningState(KerasSaveable):
         store["begin"] = np.int64(self.begin)
         for index, mask in self._indexed_masks():
             store[f"mask_{index}"] = np.packbits(mask.numpy().reshape(-1))
+            if mask.evidence is not None:
+                store[f"evidence_{index}"] = ops.convert_to_numpy(mask.evidence.value)
 
     def load_own_variables(self, store: Any) -> None:
         """Read what `save_own_variables` wrote.
@@ -187,6 +224,9 @@ class PruningState(KerasSaveable):
         for key, packed in entries.items():
             if key.startswith("mask_"):
                 self._load_mask(int(key.removeprefix("mask_")), packed)
+        for key, values in entries.items():
+            if key.startswith("evidence_"):
+                self._load_evidence(int(key.removeprefix("evidence_")), values)
         self.restored = True
 
     def _load_mask(self, index: int, packed: np.ndarray) -> None:
@@ -201,6 +241,12 @@ class PruningState(KerasSaveable):
             )
         bits = np.unpackbits(packed, count=target.size).astype(bool)
         self._require(target).assign(bits.reshape(tuple(target.variable.shape)))
+
+    def _load_evidence(self, index: int, values: np.ndarray) -> None:
+        mask = self._masks[id(self._variables[index])]
+        self.gather([mask])
+        if mask.evidence is not None:
+            mask.evidence.assign(values)
 
     def _require(self, target: PruningTarget) -> Mask:
         key = id(target.variable)

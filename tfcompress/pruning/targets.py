@@ -122,7 +122,10 @@ class _Candidate:
 
 
 def prunable_weights(
-    model: keras.Model, include: Patterns = None, exclude: Patterns = None
+    model: keras.Model,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    argument: str = "include",
 ) -> tuple[list[PruningTarget], list[SkippedWeight]]:
     """Split the weights of a model into those to prune and those not to, with the reasons.
 
@@ -138,6 +141,7 @@ def prunable_weights(
             layer classes or their names, or names of weights (`"conv1/kernel"`). A name or class of
             an enclosing layer or nested model stands for everything in it. All if None.
         exclude: Do not prune these; wins over `include`.
+        argument: What the user gave `include` as, for errors and reasons. Defaults to `"include"`.
 
     Returns:
         The targets and the skipped weights, each in the order of the model's layers.
@@ -153,7 +157,7 @@ def prunable_weights(
         print(weight.name, weight.reason)
     ```
     """
-    included = as_patterns(include, "include")
+    included = as_patterns(include, argument)
     excluded = as_patterns(exclude, "exclude")
     # The model itself is the context of every name, not a part of it.
     places = [_Place(place.layer, place.owners[1:]) for place in _places(model, (), set())]
@@ -166,13 +170,13 @@ def prunable_weights(
     trainable = {id(variable) for variable in model.trainable_variables}
     candidates = [candidate for place in places for candidate in _candidates(place, trainable)]
     _name_uniquely(candidates)
-    for argument, patterns in (("include", included), ("exclude", excluded)):
+    for name, patterns in ((argument, included), ("exclude", excluded)):
         for pattern in patterns or ():
-            _check_matched(argument, pattern, candidates, places)
+            _check_matched(name, pattern, candidates, places)
 
     targets, skipped = [], []
     for candidate in candidates:
-        reason = _skip_reason(candidate, included, excluded)
+        reason = _skip_reason(candidate, included, excluded, argument)
         place = candidate.place
         if reason is None:
             targets.append(PruningTarget(candidate.name, place.layer, candidate.variable))
@@ -190,6 +194,7 @@ def _skip_reason(
     candidate: _Candidate,
     included: Sequence[Pattern] | None,
     excluded: Sequence[Pattern] | None,
+    argument: str,
 ) -> str | None:
     if candidate.standing == "never":
         return candidate.reason
@@ -200,7 +205,7 @@ def _skip_reason(
         return None if candidate.standing == "wanted" else candidate.reason
     wanted = candidate.matching(included)
     if wanted is None:
-        return "not in `include`"
+        return f"not in `{argument}`"
     if candidate.standing == "by_own_name" and not candidate.named_itself(included):
         return candidate.reason
     return None
