@@ -29,9 +29,10 @@ def test_every_config_is_a_valid_recipe_named_after_its_file(path):
     assert Recipe.load(path).name == path.stem
 
 
-def test_the_three_configs_are_there():
+def test_the_configs_are_there():
     assert [p.stem for p in CONFIGS] == [
         "cifar10_resnet8_prune_int8",
+        "digits_iterative",
         "digits_prune_int8",
         "mnist_cnn_prune_int8",
     ]
@@ -75,7 +76,7 @@ def test_unknown_key_names_the_nearest_one_and_its_line_once():
 
 
 def test_unknown_key_of_another_section_names_that_section():
-    assert "it belongs in `prune`" in error_of(GOOD + "sparsity: 0.5\n")
+    assert "it belongs in `shrink` or `prune`" in error_of(GOOD + "sparsity: 0.5\n")
 
 
 def test_unknown_key_like_nothing_still_names_the_nearest():
@@ -112,6 +113,15 @@ def test_unknown_key_in_a_nested_section_has_its_own_line():
         ("digits_cnn}", "digits_cnn, path: m.keras}", "given: architecture, path."),
         ("architecture: digits_cnn", "function: builder", "form `module:function`"),
         ("train: {epochs: 3, learning_rate: 1e-3}", "train: null", "a `train` section, because"),
+        (
+            "prune: {sparsity: 0.8, begin: 100, end: 1.0}",
+            "iterative: {max_drop: 0.01}",
+            "a `prune`",
+        ),
+        ("prune:", "iterative: {rounds: 3}\nprune:", "line 6: `iterative` needs at least one of"),
+        ("prune:", "shrink: {macs: 0.5, bytes: 9}\nprune:", "exactly one of `macs`, `parameters`"),
+        ("prune:", "remove_layers: {}\nprune:", "exactly one of `n`, `parameters`"),
+        ("prune:", "iterative: {bites: 3}\nprune:", "did you mean `bytes`?"),
         (
             "{source: digits}",
             "{source: digits, preprocessing: {std: [0.0]}}",

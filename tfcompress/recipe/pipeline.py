@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,14 @@ from tfcompress.evaluation import Report, compare
 from tfcompress.evaluation.environment import environment
 from tfcompress.export import Artifact
 from tfcompress.files import atomic_write_text
+from tfcompress.recipe.job import Job
 from tfcompress.recipe.model_source import check_model
+from tfcompress.recipe.rounds import RoundResult, check_samples, kept_round, round_results
 from tfcompress.recipe.run_folder import RunFolder
 from tfcompress.recipe.schema import Recipe
-from tfcompress.recipe.stages import (
-    Job,
-    baseline_name,
-    compressed_name,
-    label,
-    stages,
-)
+from tfcompress.recipe.sequence import stages
+from tfcompress.recipe.stages import baseline_name, compressed_name, label
+from tfcompress.recipe.structure_stages import structured_callback
 from tfcompress.recipe.techniques import quantization_callback, techniques
 from tfcompress.recipe.training import check_fit
 
@@ -37,17 +36,32 @@ class RunResult:
         folder: Everything is in here.
         artifacts: The exported files, by their label in the report.
         report: The comparison of those files.
+        rounds: What each round of an iterative recipe made. Defaults to none.
     """
 
     folder: Path
     artifacts: dict[str, Artifact]
     report: Report
+    rounds: tuple[RoundResult, ...] = ()
+
+    @property
+    def kept(self) -> Artifact | None:
+        """The file of the last round within the budget; `None` if there is none."""
+        found = kept_round(self.rounds)
+        return None if found is None else self.artifacts[_round_label(found, self.rounds)]
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
 
     def __str__(self) -> str:
-        return f"{self.report}\n\nEverything is in {self.folder}; open {self.folder}/report.html"
+        lines = [str(self.report), ""]
+        for result in self.rounds:
+            lines += textwrap.wrap(f"Round {result.number}: {result}", 100, subsequent_indent="  ")
+        if self.rounds:
+            lines += [_outcome(self.rounds), ""]
+        return "\n".join(
+            [*lines, f"Everything is in {self.folder}; open {self.folder}/report.html"]
+        )
 
 
 def run(
@@ -98,18 +112,21 @@ def run(
     facts = {"seed": recipe.seed, "backend": keras.config.backend(), **environment()}
     atomic_write_text(folder.path / "environment.json", json.dumps(facts, indent=2) + "\n")
 
+    if recipe.iterative is not None:
+        check_samples(recipe, job.data)
     steps = stages(recipe)
     for number, stage in enumerate(steps, start=1):
         done = folder.result(stage.name) is not None
+        note = "done already" if done else stage.needless(job)
         if verbose:
-            _announce(number, len(steps) + 1, stage.title, done)
-        if not done:
+            _announce(number, len(steps) + 1, stage.title, note)
+        if not note:
             # Seeded stage by stage, so that a resumed run draws what an uninterrupted one draws.
             keras.utils.set_random_seed(recipe.seed + number)
             folder.finish(stage.name, stage.run(job))
             folder.remove_backup(stage.name)
     if verbose:
-        _announce(len(steps) + 1, len(steps) + 1, "compare", done=False)
+        _announce(len(steps) + 1, len(steps) + 1, "compare")
     return _compare(job)
 
 
@@ -124,18 +141,26 @@ def check_names(recipe: Recipe) -> None:
         FileNotFoundError: If the model file does not exist.
     """
     check_model(recipe.model)
-    for section in (recipe.train, recipe.prune, recipe.quantize):
+    for section in (
+        recipe.train,
+        recipe.remove_layers,
+        recipe.shrink,
+        recipe.prune,
+        recipe.quantize,
+    ):
         if section is not None:
             check_fit(section)
     techniques(recipe)
+    if recipe.shrink is not None:
+        structured_callback(recipe.shrink)
     if recipe.quantize is not None:
         quantization_callback(recipe.quantize)
 
 
-def _announce(number: int, count: int, title: str, done: bool) -> None:
+def _announce(number: int, count: int, title: str, note: str = "") -> None:
     from rich.console import Console
 
-    note = " [dim](done already)[/dim]" if done else ""
+    note = f" [dim]({note})[/dim]" if note else ""
     Console().print(f"[bold]\\[{number}/{count}] {title}[/bold]{note}", highlight=False)
 
 
@@ -143,13 +168,30 @@ def _compare(job: Job) -> RunResult:
     names = [(n, label(n)) for n in map(baseline_name, job.recipe.export.baselines)]
     if (name := compressed_name(job.recipe)) is not None:
         names.append((name, label(name, job.recipe)))
+    rounds = tuple(round_results(job.folder))
+    names += [(result.name, _round_label(result, rounds)) for result in rounds]
     artifacts = {title: Artifact.load(job.folder.artifact(name)) for name, title in names}
+    facts = {f"round {result.number}": str(result) for result in rounds}
     report = compare(
         artifacts,
         job.data,
         latency=job.recipe.compare.latency,
         threads=job.recipe.compare.threads,
+        metadata={**facts, "outcome": _outcome(rounds)} if rounds else None,
     )
     report.to_html(job.folder.path / "report.html")
     report.to_json(job.folder.path / "report.json")
-    return RunResult(job.folder.path, artifacts, report)
+    return RunResult(job.folder.path, artifacts, report, rounds)
+
+
+def _round_label(result: RoundResult, results: Sequence[RoundResult]) -> str:
+    kept = ", kept" if result == kept_round(results) else ""
+    return f"round {result.number}: {result.removed:.0%}{kept}"
+
+
+def _outcome(results: Sequence[RoundResult]) -> str:
+    kept, last = kept_round(results), results[-1]
+    why = last.ends or f"round {last.number} was the last of the recipe"
+    if kept is None:
+        return f"No round is kept: {why}. Prune less, in more rounds, or train longer."
+    return f"Round {kept.number} is kept: {why}."

@@ -2,102 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import keras
-
-from tfcompress import datasets
-from tfcompress.datasets import Dataset
-from tfcompress.datasets.arrays import take
 from tfcompress.export import Artifact, convert, export
-from tfcompress.files import atomic_path, atomic_write_text
+from tfcompress.files import atomic_write_text
 from tfcompress.plan import plan
 from tfcompress.quantization import quantize_aware
 from tfcompress.recipe.epoch_backup import EpochBackup
+from tfcompress.recipe.job import FLOAT, Job, Stage
 from tfcompress.recipe.model_source import load_model, read_model
-from tfcompress.recipe.run_folder import RunFolder
 from tfcompress.recipe.schema import PruneSection, QuantizeSection, Recipe
 from tfcompress.recipe.techniques import pruning_callback, quantization_callback
 from tfcompress.recipe.training import fit
 
-FLOAT, PRUNED, QUANTIZED = "float", "pruned", "quantized"
+PRUNED, QUANTIZED = "pruned", "quantized"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every stage works with.
+def train_stage(recipe: Recipe) -> Stage:
+    """Train the float model, or take it as it is, and write the plan."""
+    source = recipe.model.architecture or recipe.model.path or recipe.model.function
+    length = _epochs(recipe.train.epochs) if recipe.train else "as it is"
+    return Stage("train", f"train: {source}, {length}", _train)
+
+
+def prune_stage(
+    section: PruneSection, source: str = FLOAT, target: str = PRUNED, name: str = "prune"
+) -> Stage:
+    """Prune a model while it trains.
 
     Args:
-        recipe: What to do.
-        folder: Where the files are.
-        verbose: Keras' verbosity: 0 silent, 1 bar, 2 a line per epoch.
+        section: How.
+        source: Name of the model to read from the run folder.
+        target: Name of the model to write.
+        name: Name of the stage.
     """
 
-    recipe: Recipe
-    folder: RunFolder
-    verbose: int
+    def run(job: Job) -> dict[str, Any]:
+        model = read_model(job.folder.model(source))
+        backup = EpochBackup(job.folder.backup(name))
+        callback = pruning_callback(section, job.calibration)
+        facts = fit(model, section, job.recipe, job.data, [callback], backup, job.verbose)
+        if callback.reached is not None:
+            facts["reached"] = str(callback.reached)
+        job.save(model, target)
+        return facts
 
-    @cached_property
-    def data(self) -> Dataset:
-        """The data set, loaded when the first stage asks for it."""
-        section = self.recipe.data
-        steps = None if section.preprocessing is None else section.preprocessing.build()
-        return datasets.load(
-            section.source,
-            data_dir=section.data_dir,
-            preprocessing=steps,
-            validation=section.validation,
-            download=section.download,
+    return Stage(name, f"{name}: {section.goal} in {_epochs(section.epochs)}", run)
+
+
+def quantize_stage(
+    section: QuantizeSection, source: str, target: str = QUANTIZED, name: str = "quantize"
+) -> Stage:
+    """Train a quantization-aware copy of a model; arguments as for `prune_stage`."""
+
+    def run(job: Job) -> dict[str, Any]:
+        model = read_model(job.folder.model(source))
+        model = quantize_aware(
+            model, section.scheme, calibration=job.calibration, verbose=bool(job.verbose)
         )
+        backup = EpochBackup(job.folder.backup(name))
+        callbacks = [quantization_callback(section)]
+        facts = fit(model, section, job.recipe, job.data, callbacks, backup, job.verbose)
+        job.save(model, target)
+        return facts
 
-    @cached_property
-    def calibration(self) -> Any:
-        """The first training samples, for ranges and for proving the exported files."""
-        section = self.recipe.quantize or QuantizeSection()
-        return take(self.data.train.x, slice(section.calibration_samples))
+    return Stage(name, f"{name}: {section.scheme_name}, {_epochs(section.epochs)}", run)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of a run.
+def baseline_stage(scheme: str) -> Stage:
+    """Write a file of the float model to compare with."""
+
+    def run(job: Job) -> dict[str, Any]:
+        is_float = scheme == "float32"
+        artifact = convert(
+            job.folder.model(FLOAT),
+            job.folder.artifact(baseline_name(scheme)),
+            scheme=scheme,
+            calibration=job.calibration,
+            io="float32" if is_float else job.recipe.export.io,
+            preprocessing=job.data.preprocessing.to_dict(),
+        )
+        return file_facts(artifact)
+
+    name = baseline_name(scheme)
+    return Stage(f"export {name}", f"export: {label(name)}", run)
+
+
+def export_stage(recipe: Recipe, source: str) -> Stage:
+    """Write the file of the compressed model, whose name in the run folder is `source`."""
+    name = str(compressed_name(recipe))
+
+    def run(job: Job) -> dict[str, Any]:
+        return file_facts(export_model(job, source, name))
+
+    return Stage("export compressed", f"export: {label(name, recipe)}", run)
+
+
+def export_model(job: Job, source: str, name: str) -> Artifact:
+    """Write the file of a compressed model.
 
     Args:
-        name: Its name in the record of the run.
-        title: What is shown while it runs.
-        run: Does it, and returns JSON-ready facts for the record.
+        job: The job.
+        source: Name of the model in the run folder.
+        name: Name of the file in the run folder, without its suffix.
     """
+    quantized = job.recipe.quantize is not None
+    return export(
+        read_model(job.folder.model(source)),
+        job.folder.artifact(name),
+        io=job.recipe.export.io if quantized else "float32",
+        calibration=job.calibration,
+        tolerance=job.recipe.export.tolerance,
+        preprocessing=job.data.preprocessing.to_dict(),
+    )
 
-    name: str
-    title: str
-    run: Callable[[Job], dict[str, Any]]
 
-
-def stages(recipe: Recipe) -> list[Stage]:
-    """Return what a recipe does before the comparison, in order.
-
-    Args:
-        recipe: The job.
-
-    Returns:
-        The stages; each one's files are complete before the next one starts.
-    """
-    found = [Stage("train", _train_title(recipe), _train)]
-    if recipe.prune is not None:
-        title = f"prune: to {recipe.prune.sparsity:.0%} zeros in {_epochs(recipe.prune.epochs)}"
-        found.append(Stage("prune", title, _prune(recipe.prune)))
-    if recipe.quantize is not None:
-        title = f"quantize: {recipe.quantize.scheme_name}, {_epochs(recipe.quantize.epochs)}"
-        found.append(Stage("quantize", title, _quantize(recipe.quantize)))
-    for scheme in recipe.export.baselines:
-        name = baseline_name(scheme)
-        found.append(Stage(f"export {name}", f"export: {label(name)}", _baseline(scheme)))
-    if compressed_name(recipe) is not None:
-        title = f"export: {label(str(compressed_name(recipe)), recipe)}"
-        found.append(Stage("export compressed", title, _export))
-    return found
+def file_facts(artifact: Artifact) -> dict[str, Any]:
+    """JSON-ready facts about a file, for the record of its stage."""
+    return {"bytes": artifact.bytes, "gzip_bytes": artifact.gzip_bytes}
 
 
 def baseline_name(scheme: str) -> str:
@@ -106,8 +128,14 @@ def baseline_name(scheme: str) -> str:
 
 
 def compressed_name(recipe: Recipe) -> str | None:
-    """Return the compressed file's name without its suffix, `None` if nothing is compressed."""
+    """Return the compressed file's name without its suffix, `None` if there is not one of them."""
+    if recipe.iterative is not None:
+        return None
     parts = []
+    if recipe.remove_layers is not None:
+        parts.append("shortened")
+    if recipe.shrink is not None:
+        parts.append("shrunken")
     if recipe.prune is not None:
         parts.append("pruned")
     if recipe.quantize is not None:
@@ -119,17 +147,18 @@ def label(name: str, recipe: Recipe | None = None) -> str:
     """Return what a file is called in the comparison."""
     if name.endswith("_post_training"):
         return name.replace("_post_training", " post-training")
+    if recipe is None:
+        return name
     parts = []
-    if recipe is not None and recipe.prune is not None:
-        parts.append(f"pruned {recipe.prune.sparsity:.0%}")
-    if recipe is not None and recipe.quantize is not None:
+    if recipe.remove_layers is not None:
+        parts.append("shortened")
+    if recipe.shrink is not None:
+        parts.append("shrunken")
+    if recipe.prune is not None:
+        parts.append(f"pruned {recipe.prune.goal}")
+    if recipe.quantize is not None:
         parts.append(f"{recipe.quantize.scheme_name} QAT")
     return " + ".join(parts) or name
-
-
-def _train_title(recipe: Recipe) -> str:
-    source = recipe.model.architecture or recipe.model.path or recipe.model.function
-    return f"train: {source}, " + (_epochs(recipe.train.epochs) if recipe.train else "as it is")
 
 
 def _epochs(count: int) -> str:
@@ -145,70 +174,5 @@ def _train(job: Job) -> dict[str, Any]:
     backup = EpochBackup(job.folder.backup("train"))
     if job.recipe.train is not None:
         facts |= fit(model, job.recipe.train, job.recipe, job.data, [], backup, job.verbose)
-    _save(model, job, FLOAT)
+    job.save(model, FLOAT)
     return facts
-
-
-def _prune(section: PruneSection) -> Callable[[Job], dict[str, Any]]:
-    def run(job: Job) -> dict[str, Any]:
-        model = read_model(job.folder.model(FLOAT))
-        backup = EpochBackup(job.folder.backup("prune"))
-        callbacks = [pruning_callback(section)]
-        facts = fit(model, section, job.recipe, job.data, callbacks, backup, job.verbose)
-        _save(model, job, PRUNED)
-        return facts
-
-    return run
-
-
-def _quantize(section: QuantizeSection) -> Callable[[Job], dict[str, Any]]:
-    def run(job: Job) -> dict[str, Any]:
-        source = FLOAT if job.recipe.prune is None else PRUNED
-        model = read_model(job.folder.model(source))
-        model = quantize_aware(model, section.scheme, calibration=job.calibration)
-        backup = EpochBackup(job.folder.backup("quantize"))
-        callbacks = [quantization_callback(section)]
-        facts = fit(model, section, job.recipe, job.data, callbacks, backup, job.verbose)
-        _save(model, job, QUANTIZED)
-        return facts
-
-    return run
-
-
-def _baseline(scheme: str) -> Callable[[Job], dict[str, Any]]:
-    def run(job: Job) -> dict[str, Any]:
-        is_float = scheme == "float32"
-        artifact = convert(
-            job.folder.model(FLOAT),
-            job.folder.artifact(baseline_name(scheme)),
-            scheme=scheme,
-            calibration=job.calibration,
-            io="float32" if is_float else job.recipe.export.io,
-            preprocessing=job.data.preprocessing.to_dict(),
-        )
-        return _facts(artifact)
-
-    return run
-
-
-def _export(job: Job) -> dict[str, Any]:
-    quantized = job.recipe.quantize is not None
-    source = QUANTIZED if quantized else PRUNED
-    artifact = export(
-        read_model(job.folder.model(source)),
-        job.folder.artifact(str(compressed_name(job.recipe))),
-        io=job.recipe.export.io if quantized else "float32",
-        calibration=job.calibration,
-        tolerance=job.recipe.export.tolerance,
-        preprocessing=job.data.preprocessing.to_dict(),
-    )
-    return _facts(artifact)
-
-
-def _facts(artifact: Artifact) -> dict[str, Any]:
-    return {"bytes": artifact.bytes, "gzip_bytes": artifact.gzip_bytes}
-
-
-def _save(model: keras.Model, job: Job, name: str) -> None:
-    with atomic_path(job.folder.model(name)) as temporary:
-        model.save(temporary)

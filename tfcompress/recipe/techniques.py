@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tfcompress.callbacks import MagnitudePruning, QuantizationSchedule
 from tfcompress.quantization import schemes
 from tfcompress.recipe.schema import PruneSection, QuantizeSection, Recipe
 
 
-def pruning_callback(section: PruneSection) -> MagnitudePruning:
+def pruning_callback(section: PruneSection, data: Any = None) -> MagnitudePruning:
     """Return the callback that a `prune` section describes.
 
+    Args:
+        section: The section.
+        data: Samples for criteria that measure activations. Defaults to None.
+
     Raises:
-        ValueError: If the schedule or the criterion is unknown.
+        ValueError: If the schedule, the criterion or the pattern is unknown.
     """
     settings = section.model_dump(
         include={
             "sparsity",
+            "parameters",
+            "bytes",
+            "gzip_bytes",
+            "macs",
+            "pattern",
             "schedule",
             "begin",
             "end",
@@ -27,7 +38,7 @@ def pruning_callback(section: PruneSection) -> MagnitudePruning:
     )
     if section.frequency is not None:
         settings["frequency"] = section.frequency
-    return MagnitudePruning(**settings)
+    return MagnitudePruning(**settings, data=data)
 
 
 def quantization_callback(section: QuantizeSection) -> QuantizationSchedule:
