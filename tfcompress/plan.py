@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tfcompress.text_table import render
+
 if TYPE_CHECKING:
     import keras
+    import matplotlib.axes
     import pandas
 
     from tfcompress.graph.weights import Weight
@@ -66,7 +70,7 @@ def weight_row(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Rows of (tensor, techniques, settings or reasons). Prints as a table; compares with `==`.
 
@@ -99,12 +103,23 @@ class Plan:
             ]
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in [header, ["─" * w for w in widths], *cells]
-        ]
-        return "\n".join([f"Plan for '{self.model}' (→ marks activations)", *lines])
+        return f"Plan for '{self.model}' (→ marks activations)\n{render(header, cells)}"
+
+    # In a Python shell the object alone shows the table, as it does in a notebook.
+    __repr__ = __str__
+
+    def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+        """Draw the size of each weight, coloured by what is done to it (needs matplotlib).
+
+        Args:
+            ax: Axes to draw into. Defaults to a new figure.
+
+        Returns:
+            The axes.
+        """
+        from tfcompress.evaluation.plan_plot import draw_plan
+
+        return draw_plan(self, ax)
 
     def summary(self) -> str:
         """Counts for each technique, and what is left out, grouped by reason."""
@@ -123,7 +138,9 @@ class Plan:
             for row in self.rows:
                 if technique in row.skipped:
                     reasons.setdefault(row.skipped[technique], []).append(row.tensor)
-            lines += [f"  left out: {', '.join(names)} ({why})" for why, names in reasons.items()]
+            for why, names in reasons.items():
+                text = f"  left out: {', '.join(names)} ({why})"
+                lines += textwrap.wrap(text, 80, subsequent_indent="    ", break_on_hyphens=False)
         return "\n".join([f"Plan for '{self.model}'", *lines])
 
     def to_frame(self) -> pandas.DataFrame:

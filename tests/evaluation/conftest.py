@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from tfcompress.evaluation import EntryResult, Latency, LayerWeight, Report
-from tfcompress.evaluation.metrics import ClassScores
-from tfcompress.evaluation.results import Disagreement
+from tfcompress.evaluation.results import (
+    CalibrationBin,
+    ClassScores,
+    Disagreement,
+    LayerResult,
+    WeightHistogram,
+)
 
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
@@ -32,6 +37,7 @@ def entry(name, accuracy, size, zeros, milliseconds, confusion):
             "parameters": 1010,
             "nonzeros": nonzeros + 10,
             "sparsity": 1 - (nonzeros + 10) / 1010,
+            "macs": 64_000,
             "bytes": size,
             "gzip_bytes": size // 2,
             "ratio": 4000 / size,
@@ -51,6 +57,17 @@ def entry(name, accuracy, size, zeros, milliseconds, confusion):
         confusion=confusion,
         disagreements=[Disagreement(index=4, label=0, baseline=0, predicted=2, margin=0.25)],
         disagreement_count=3,
+        layers=[
+            LayerResult(
+                "net/conv/kernel;net/bn", "CONV_2D", 1010, nonzeros + 10, 8.0, 1040, 64_000, 41.5
+            )
+        ],
+        histograms=[
+            WeightHistogram(
+                "net/conv/kernel;net/bn", True, -7.5, 1.0, (*range(15),), None, zeros, 15, 0.01
+            )
+        ],
+        calibration=[CalibrationBin(10, 0.5, 0.4), CalibrationBin(20, 0.95, 1.0)],
     )
 
 

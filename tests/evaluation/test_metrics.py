@@ -44,6 +44,9 @@ def test_calibration_error():
     # Right half of the time at a confidence of 0.9: off by 0.4.
     probabilities = np.tile([0.9, 0.1], (10, 1))
     labels = np.array([0, 1] * 5)
-    assert metrics.calibration_error(probabilities, labels) == pytest.approx(0.4)
+    (only,) = metrics.calibration_bins(probabilities, labels)
+    assert (only.samples, only.confidence, only.accuracy) == (10, pytest.approx(0.9), 0.5)
+    assert metrics.calibration_error([only]) == pytest.approx(0.4)
     sure = np.eye(2)[labels]
-    assert metrics.calibration_error(sure, labels) == pytest.approx(0.0)
+    bins = metrics.calibration_bins(sure, labels)
+    assert metrics.calibration_error(bins) == pytest.approx(0.0)

@@ -11,7 +11,7 @@ from tfcompress.evaluation import Report
 def test_text_reads_well_in_a_terminal(report):
     text = str(report)
     assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert "classification on shapes (test split): 30 samples, deltas to 'float'" in text
     rows = {}
     for line in text.splitlines():
@@ -20,9 +20,10 @@ def test_text_reads_well_in_a_terminal(report):
                 rows.setdefault(name, []).append(line)
     assert re.match(r"int8 +87\.50 -2\.50 ", rows["int8"][0])
     assert "1.2 kB -69%" in rows["int8"][1]
-    assert "0.100 -50%" in rows["int8"][2]
+    assert "0.100 -50%" in rows["int8"][-1]
     assert "-80%" not in rows["float"][1]
-    assert len(rows["pruned & int8"]) == 3
+    # Four tables: what is too wide goes on below.
+    assert len(rows["pruned & int8"]) == 4
 
 
 def test_the_shell_shows_the_table(report):
@@ -31,8 +32,8 @@ def test_the_shell_shows_the_table(report):
 
 def test_long_names_are_cut(report):
     report.entries[1].name = "a name that goes on and on without any end"
-    assert max(map(len, str(report).splitlines())) <= 108
-    assert "a name that goes on a..." in str(report)
+    assert max(map(len, str(report).splitlines())) <= 80
+    assert "a name that goes on..." in str(report)
 
 
 def test_frame(report):
@@ -97,8 +98,9 @@ def test_page_is_self_contained(report, tmp_path):
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
-    # 3 trade-offs, 2 of latency, sparsity of the pruned one, 3 matrices and 2 changes.
-    assert page.tags.count("svg") == 11
+    # 3 trade-offs, 2 of latency, layers of 3, weights of 2, sparsity of the pruned one,
+    # calibration, 3 matrices and 2 changes.
+    assert page.tags.count("svg") == 17
     assert "prefers-color-scheme: dark" in text
     assert "width=device-width" in text
     assert "<star>" not in text
@@ -131,6 +133,7 @@ def test_page_of_a_regression(report, tmp_path):
         figures = {key: item.figures[key] for key in ("bytes", "gzip_bytes", "parameters")}
         item.figures = {"mae": 0.5, "mse": 0.4, **figures}
         item.latency = None
+        item.calibration, item.layers, item.histograms = None, [], []
     text = report.to_html(tmp_path / "report.html").read_text()
     assert text.count("<svg") == 3
     assert "Confusion" not in text
@@ -147,7 +150,11 @@ def test_notebook_table(report):
 
 
 @pytest.mark.parametrize(
-    "kind", ["size", "gzip", "speed", "latency", "distribution", "sparsity", "confusion"]
+    "kind",
+    [
+        *("size", "gzip", "speed", "latency", "distribution"),
+        *("sparsity", "confusion", "calibration", "layers", "weights"),
+    ],
 )
 def test_plots(report, kind):
     axes = report.plot(kind, entry="pruned & int8")
@@ -169,6 +176,37 @@ def test_sparsity_plot_shows_the_sparsity(report):
     widths = [patch.get_width() for patch in axes.patches]
     assert widths == pytest.approx([100, 80])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["conv/kernel"]
+
+
+def test_layers_plot_shows_shares(report):
+    axes = report.plot("layers", entry="int8")
+    assert [patch.get_width() for patch in axes.patches] == [100, 100]
+    assert "64 k MACs" in axes.texts[0].get_text()
+
+
+def test_weights_plot_marks_the_grid(report):
+    axes = report.plot("weights", weight="conv/kernel")
+    # 15 codes, each marked.
+    assert sorted(line.get_xdata()[0] for line in axes.lines) == list(range(-7, 8))
+    with pytest.raises(ValueError, match="weight='dense'"):
+        report.plot("weights", weight="dense")
+
+
+def test_calibration_plot_has_the_diagonal_and_a_line_for_each_entry(report):
+    assert len(report.plot("calibration").lines) == 1 + 3
+
+
+def test_a_notebook_shows_no_plots_of_the_page(report, tmp_path, monkeypatch):
+    import sys
+
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    report.to_html(tmp_path / "report.html")
+    assert plt.get_fignums() == []
+    report.plot("latency")
+    assert len(plt.get_fignums()) == 1
+    plt.close("all")
 
 
 def test_plots_leave_pyplot_alone(report):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +13,17 @@ from tfcompress.evaluation import metrics
 from tfcompress.evaluation.entries import Entry, open_entry
 from tfcompress.evaluation.environment import environment
 from tfcompress.evaluation.examples import disagreements, thumbnails
+from tfcompress.evaluation.kernels import Kernel, counterparts, histograms, sqnr
 from tfcompress.evaluation.latency import ROUNDS, interleaved, median_and_p95
 from tfcompress.evaluation.problem import Problem
 from tfcompress.evaluation.progress import progress_bar
 from tfcompress.evaluation.report import Report
-from tfcompress.evaluation.results import EntryResult, Latency
+from tfcompress.evaluation.results import EntryResult, Latency, LayerResult
 from tfcompress.evaluation.samples import Samples, read_samples
+from tfcompress.evaluation.sizes import Sizes
+
+if TYPE_CHECKING:
+    from tfcompress.evaluation.layer_fidelity import FidelityReport
 
 # Beyond this many classes nobody reads a confusion matrix, and its JSON would outgrow the rest.
 MOST_CONFUSED_CLASSES = 100
@@ -33,6 +39,7 @@ def compare(
     latency: bool = True,
     progress: bool = True,
     metadata: Mapping[str, Any] | None = None,
+    fidelity: Mapping[str, FidelityReport] | None = None,
 ) -> Report:
     """Measure models on the same samples, side by side with the first one.
 
@@ -54,6 +61,7 @@ def compare(
         progress: Whether to show a progress bar, where stderr is a terminal. Defaults to `True`.
         metadata: Anything to keep with the report, such as a seed or a recipe. Added to the
             environment that is recorded anyway.
+        fidelity: By name of an entry, what `tfcompress.fidelity` found, to be shown layer by layer.
 
     Returns:
         A `Report`: print it, show it in a notebook, `to_frame()`, `plot()`, `to_html(path)`,
@@ -62,7 +70,7 @@ def compare(
     Raises:
         ValueError: If there are no entries, an entry is none of the above, its file is truncated
             or not what its name says, it has several outputs or gives NaN; if the samples are
-            empty, or the labels do not fit the outputs.
+            empty, the labels do not fit the outputs, or `fidelity` names no entry.
         FileNotFoundError: If a file does not exist.
 
     Example:
@@ -83,6 +91,12 @@ def compare(
             f"`threads` and `batch_size` must be at least 1. Received: threads={threads}, "
             f"batch_size={batch_size}"
         )
+    fidelity = fidelity or {}
+    for name in fidelity:
+        if name not in entries:
+            raise ValueError(
+                f"`fidelity` must be by the names of entries, {list(entries)}. Received: {name!r}"
+            )
     samples = read_samples(data)
     opened = [open_entry(str(name), source, threads) for name, source in entries.items()]
 
@@ -94,6 +108,9 @@ def compare(
     times = _times(opened, samples, progress) if latency else {}
 
     results = _results(opened, problem, outputs, times)
+    for result in results:
+        if result.name in fidelity:
+            result.layer_fidelity = fidelity[result.name].to_dict()["rows"]
     shown = [item.index for result in results for item in result.disagreements]
     return Report(
         task=problem.task,
@@ -127,9 +144,13 @@ def _results(
 ) -> list[EntryResult]:
     predictions = {name: problem.predictions(output) for name, output in outputs.items()}
     baseline = predictions[entries[0].name]
-    results = []
+    results: list[EntryResult] = []
+    original: list[Kernel] = []
     for entry in entries:
         sizes = entry.sizes()
+        # The baseline's weights are what the others' are compared with.
+        original = original or sizes.kernels
+        before = counterparts(sizes.kernels, original) if results else {}
         result = EntryResult(
             name=entry.name,
             kind=entry.kind,
@@ -139,6 +160,8 @@ def _results(
             weights=sizes.weights,
             float_islands=sizes.float_islands or [],
             fidelity=entry.fidelity,
+            layers=_with_sqnr(sizes, before),
+            histograms=histograms(sizes.kernels, before),
         )
         if problem.task == "classification":
             _add_classification(
@@ -152,6 +175,21 @@ def _results(
     return results
 
 
+def _with_sqnr(sizes: Sizes, before: Mapping[str, np.ndarray]) -> list[LayerResult]:
+    """Return the layers with the distance of their largest weight from the baseline's."""
+    largest_first = sorted(sizes.kernels, key=lambda kernel: -kernel.values.size)
+    found = {k.name: sqnr(before[k.name], k.values) for k in largest_first if k.name in before}
+    return [
+        # A file's layer is called after its weight, a Keras model's weight after its layer.
+        replace(layer, sqnr=next((found[n] for n in found if _owns(layer.name, n)), None))
+        for layer in sizes.layers
+    ]
+
+
+def _owns(layer: str, weight: str) -> bool:
+    return weight == layer or weight.startswith(f"{layer}/")
+
+
 def _add_classification(
     result: EntryResult,
     problem: Problem,
@@ -161,9 +199,10 @@ def _add_classification(
 ) -> None:
     result.figures["agreement"] = float((predicted == baseline).mean())
     probabilities = problem.probabilities(outputs)
-    result.figures["calibration_error"] = (
-        None if probabilities is None else metrics.calibration_error(probabilities, problem.labels)
-    )
+    result.figures["calibration_error"] = None
+    if probabilities is not None:
+        result.calibration = metrics.calibration_bins(probabilities, problem.labels)
+        result.figures["calibration_error"] = metrics.calibration_error(result.calibration)
     result.per_class = metrics.scores_per_class(problem, predicted)
     if problem.classes <= MOST_CONFUSED_CLASSES:
         result.confusion = metrics.confusion(problem, predicted).tolist()

@@ -152,11 +152,9 @@ class LiteRTEntry(Entry):
 
     def __init__(self, name: str, path: Path, threads: int, artifact: Any = None):
         from tfcompress.evaluation.litert import LiteRTModel
-        from tfcompress.export.inspection import inspect_file
 
         super().__init__(name, path.name, threads)
         self._path = path
-        self._inspection = inspect_file(path)
         # An artifact knows the order of the model's inputs, which the file alone does not.
         self._model = LiteRTModel(path if artifact is None else artifact, threads=threads)
         if artifact is not None and artifact.fidelity is not None:
@@ -183,7 +181,7 @@ class LiteRTEntry(Entry):
 
     def sizes(self) -> Sizes:
         """Return the sizes of the file; see `Entry.sizes`."""
-        return tflite_sizes(self._inspection)
+        return tflite_sizes(self._path)
 
 
 def open_entry(name: str, source: Any, threads: int = 1) -> Entry:

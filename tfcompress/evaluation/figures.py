@@ -14,12 +14,12 @@ class Figure:
         label: Column heading.
         group: Table that it is shown in: `"Quality"`, `"Size"` or `"Latency"`.
         better: 1 if more is better, -1 if less is, 0 if neither.
-        form: How the value is written: `"percent"`, `"number"`, `"count"`, `"bytes"`, `"times"` or
-            `"milliseconds"`.
+        form: How the value is written: `"percent"`, `"number"`, `"count"`, `"short"` (a rounded
+            count), `"bytes"`, `"times"` or `"milliseconds"`.
         meaning: One sentence on what it is.
         delta: How the difference is written: `"points"`, `"relative"`, `"number"` or `""` for not
             at all.
-        brief: Whether it belongs in the terminal table, which has 80 to 100 columns.
+        brief: Whether it belongs in the terminal table, which has 80 columns.
     """
 
     key: str
@@ -95,6 +95,15 @@ FIGURES = (
         "points",
         brief=False,
     ),
+    Figure(
+        "macs",
+        "MACs",
+        "Size",
+        -1,
+        "short",
+        "Multiply-accumulate operations of one sample.",
+        "relative",
+    ),
     Figure("bytes", "file", "Size", -1, "bytes", "Size of the file.", "relative"),
     Figure(
         "gzip_bytes", "gzip", "Size", -1, "bytes", "Size of the file after gzip -9.", "relative"
@@ -161,9 +170,23 @@ def write_value(item: Figure, value: float | None) -> str:
         return f"{round(value):,}"
     if item.form == "bytes":
         return write_bytes(value)
+    if item.form == "short":
+        return write_count(value)
     if item.form == "times":
         return f"{value:.1f}x" if value < 100 else f"{value:,.0f}x"
     return f"{value:#.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def write_count(value: float) -> str:
+    """Return a number of things, from 10,000 on rounded to three digits."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= max(size, 1e4):
+            return (
+                f"{value / size:.3g} {unit}"
+                if value < 1e3 * size
+                else f"{value / size:,.0f} {unit}"
+            )
+    return f"{round(value):,}"
 
 
 def write_bytes(value: float) -> str:

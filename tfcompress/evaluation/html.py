@@ -6,10 +6,12 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from tfcompress.evaluation import plots
+from tfcompress.evaluation.axes import plain_axes
 from tfcompress.evaluation.figures import GROUPS, Figure, verdict, write_delta, write_value
 from tfcompress.evaluation.matrices import draw_confusion_change
 from tfcompress.evaluation.palette import TONES, entry_tone
-from tfcompress.evaluation.results import EntryResult, Latency
+from tfcompress.evaluation.results import EntryResult, Latency, LayerResult, WeightHistogram
+from tfcompress.evaluation.short_names import short_name
 from tfcompress.evaluation.svg import svg
 
 if TYPE_CHECKING:
@@ -37,7 +39,22 @@ def page(report: Report) -> str:
         notes=[note.replace("\n", " ") for note in report.notes()],
         trade_offs=_trade_offs(report),
         latency=_latency(report),
+        calibration=[_figure(report, "calibration", "Confidence and accuracy")]
+        if _has(report, "calibration")
+        else [],
         sparsity=_sparsity(report),
+        layer_plots=_layer_plots(report),
+        histograms=_histograms(report),
+        layers=[
+            (entry, [_layer_row(layer) for layer in entry.layers])
+            for entry in report.entries
+            if entry.layers
+        ],
+        fidelity=[
+            (entry, [_fidelity_row(row) for row in entry.layer_fidelity])
+            for entry in report.entries
+            if entry.layer_fidelity
+        ],
         confusions=_confusions(report),
         per_class=_per_class(report),
         disagreements=[entry for entry in report.entries[1:] if entry.disagreement_count],
@@ -97,7 +114,7 @@ def _cell(report: Report, entry: EntryResult, figure: Figure) -> dict[str, str]:
     base = report.baseline.figures.get(figure.key)
     delta = "" if entry is report.baseline else write_delta(figure, value, base)
     exact = "" if value is None else f"{value:,.6g}"
-    if value is not None and figure.form in ("bytes", "count"):
+    if value is not None and figure.form in ("bytes", "count", "short"):
         exact = f"{round(value):,}"
     return {
         "value": write_value(figure, value).replace("x", TIMES),
@@ -145,12 +162,47 @@ def _sparsity(report: Report) -> list[dict[str, str]]:
     ]
 
 
+def _layer_plots(report: Report) -> list[dict[str, str]]:
+    return [
+        _figure(report, "layers", entry.name, entry.name)
+        for entry in report.entries
+        if plots.available(report, "layers", entry.name)
+    ]
+
+
+def _histograms(report: Report) -> list[dict[str, Any]]:
+    """Return, by entry after the baseline, a small plot for each of its largest weights."""
+    groups = []
+    for position, entry in enumerate(report.entries[1:], start=1):
+        figures = []
+        for number, histogram in enumerate(entry.histograms):
+            axes = plain_axes(2.9, 1.9)
+            plots.draw(report, "weights", axes, entry.name, weight=histogram.name, legend=False)
+            title = short_name(histogram.name)
+            drawing = svg(axes, f"weights-{position}-{number}", f"{title}: histogram")
+            figures.append({"title": title, "svg": drawing, "facts": _histogram_facts(histogram)})
+        if figures:
+            groups.append({"entry": entry, "colour": _colour(position), "figures": figures})
+    return groups
+
+
+def _histogram_facts(histogram: WeightHistogram) -> str:
+    facts = []
+    if histogram.codes is not None:
+        facts.append(f"{histogram.codes} codes, median step {histogram.step:.3g}")
+    if histogram.zeros:
+        facts.append(f"{100 * histogram.zeros:.0f} % zeros, not drawn")
+    if histogram.before is None:
+        facts.append("no counterpart in the baseline")
+    return "; ".join(facts)
+
+
 def _has(report: Report, kind: str) -> bool:
     return plots.available(report, kind)
 
 
 def _figure(report: Report, kind: str, title: str, entry: str | None = None) -> dict[str, str]:
-    axes = plots.draw(report, kind, entry=entry, legend=False)
+    axes = plots.draw(report, kind, entry=entry, legend=False, shown=False)
     position = "" if entry is None else f"-{[e.name for e in report.entries].index(entry)}"
     return {"title": title, "svg": svg(axes, f"{kind}{position}", f"{title}: {kind} plot")}
 
@@ -161,11 +213,11 @@ def _confusions(report: Report) -> list[dict[str, str]]:
         # An entry that predicts what the baseline predicts has the baseline's matrix.
         if entry.confusion is None or (index and not entry.disagreement_count):
             continue
-        axes = plots.draw(report, "confusion", entry=entry.name)
+        axes = plots.draw(report, "confusion", entry=entry.name, shown=False)
         description = f"Confusion matrix of {entry.name}"
         figures.append({"title": entry.name, "svg": svg(axes, f"confusion-{index}", description)})
         if index and report.baseline.confusion is not None:
-            axes = plots.new_axes(4.2, 4.0)
+            axes = plain_axes(4.2, 4.0)
             plots.style(axes)
             draw_confusion_change(report, axes, entry)
             title = f"{entry.name}, change to {report.baseline.name}"
@@ -209,7 +261,7 @@ def _sign_verdict(change: float) -> str:
 
 def _weight_row(weight: Any) -> dict[str, Any]:
     return {
-        "name": plots.short_name(weight.name),
+        "name": short_name(weight.name),
         "full": weight.name,
         "shape": f" {TIMES} ".join(map(str, weight.shape)) or "scalar",
         "dtype": weight.dtype,
@@ -220,6 +272,35 @@ def _weight_row(weight: Any) -> dict[str, Any]:
         "sparsity": f"{100 * weight.sparsity:.1f}",
         "share": round(100 * weight.sparsity, 1),
         "operator": weight.operator,
+    }
+
+
+def _layer_row(layer: LayerResult) -> dict[str, Any]:
+    return {
+        "name": short_name(layer.name),
+        "full": layer.name,
+        "operator": layer.operator,
+        "parameters": f"{layer.parameters:,}",
+        "sparsity": f"{100 * layer.sparsity:.1f}",
+        "share": round(100 * layer.sparsity, 1),
+        "bits": f"{layer.bits:.0f}" if layer.parameters else "",
+        "bytes": f"{layer.bytes:,}",
+        "macs": "" if layer.macs is None else f"{layer.macs:,}",
+        "sqnr": "" if layer.sqnr is None else f"{layer.sqnr:.1f}",
+    }
+
+
+def _fidelity_row(row: dict[str, Any]) -> dict[str, str]:
+    """Return one row of a `FidelityReport` as texts."""
+    quantized = row["max_quanta"] is not None
+    return {
+        "name": row["name"],
+        "operator": row["operator"] or "",
+        "largest": f"{row['max_quanta']:.3g}" if quantized else "",
+        "mean": f"{row['mean_quanta']:.3f}" if quantized else "",
+        "off": f"{100 * row['off_fraction']:.1f}" if quantized else "",
+        "sqnr": "" if row["sqnr"] is None else f"{row['sqnr']:.1f}",
+        "skipped": row["skipped"],
     }
 
 

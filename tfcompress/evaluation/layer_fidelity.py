@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class TensorFidelity:
     skipped: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FidelityReport:
     """The tensors of a model in the order in which they are computed, and how far each is off.
 
@@ -119,7 +120,7 @@ class FidelityReport:
         Returns:
             The axes.
         """
-        from tfcompress.evaluation.plots import new_axes, style
+        from tfcompress.evaluation.axes import new_axes, style
 
         rows = [row for row in self.rows if row.max_quanta is not None]
         ax = new_axes(7.0, 1.2 + 0.22 * len(rows)) if ax is None else ax
@@ -156,8 +157,13 @@ class FidelityReport:
         heading, *rows = self._cells()
         lines = [_line(heading), "-" * (sum(_WIDTHS) + len(_WIDTHS) - 1), *map(_line, rows)]
         missing = [row for row in self.rows if row.skipped]
-        lines += [f"not compared: {row.name}: {row.skipped}" for row in missing]
-        return "\n".join([*lines, self.verdict()])
+        texts = [f"not compared: {row.name}: {row.skipped}" for row in missing]
+        for text in (*texts, self.verdict()):
+            lines += textwrap.wrap(text, 80, subsequent_indent="  ", break_on_hyphens=False)
+        return "\n".join(lines)
+
+    # In a Python shell the object alone shows the table, as it does in a notebook.
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         heading, *rows = self._cells()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.export.flatbuffer import Flatbuffer, read_tflite
+from tfcompress.export.tensor_spec import TensorSpec
 
 _RESOLVERS = {
     "auto": "AUTO",
@@ -114,7 +115,7 @@ class LiteRTModel:
             samples: Arrays of shape (n, …).
             resize: Whether larger batches than the file's own may be tried.
         """
-        raw = self.invoke_raw(self._quantized(samples), resize)
+        raw = self._run_batches(self._checked(samples), resize, encode=True)
         return {spec.name: spec.dequantize(raw[spec.name]) for spec in self.outputs}
 
     def invoke_raw(
@@ -129,18 +130,29 @@ class LiteRTModel:
         Returns:
             Arrays of shape (n, …) in the file's types, by output name.
         """
-        count = len(next(iter(codes.values())))
+        return self._run_batches(codes, resize, encode=False)
+
+    def _run_batches(
+        self, arrays: Mapping[str, np.ndarray], resize: bool, encode: bool
+    ) -> dict[str, np.ndarray]:
+        count = len(next(iter(arrays.values())))
         if count == 0:
             raise ValueError("There is nothing to run: the arrays hold no samples.")
+
+        def batch(start: int, size: int) -> list[np.ndarray]:
+            rows: slice | np.ndarray = slice(start, start + size)
+            if start + size > count:
+                # The last batch is filled up with samples from the start.
+                rows = np.arange(start, start + size) % count
+            parts = [(spec, arrays[spec.name][rows]) for spec in self.inputs]
+            # Batch by batch, values that are made codes are still in the processor's cache.
+            return [_encoded(spec, part) if encode else part for spec, part in parts]
+
         own = self.inputs[0].shape[0] if self.inputs[0].shape else 1
         size = max(own, 1)
-        if resize and count >= _BATCH and own in (1, -1) and self._resizable(codes):
+        if resize and count >= _BATCH and own in (1, -1) and self._resizable(batch(0, _BATCH)):
             size = _BATCH
-        rows = []
-        for start in range(0, count, size):
-            # The last batch is filled up with samples from the start.
-            index = np.arange(start, start + size) % count
-            rows.append(self._invoke([codes[spec.name][index] for spec in self.inputs]))
+        rows = [self._invoke(batch(start, size)) for start in range(0, count, size)]
         return {
             spec.name: np.concatenate([row[i] for row in rows])[:count]
             for i, spec in enumerate(self.outputs)
@@ -159,7 +171,8 @@ class LiteRTModel:
         Returns:
             By number, an array of shape (n, *shape of the tensor) in the tensor's type.
         """
-        codes = self._quantized(samples)
+        checked = self._checked(samples)
+        codes = {spec.name: _encoded(spec, checked[spec.name]) for spec in self.inputs}
         interpreter = self._prepare(tuple(spec.shape for spec in self.inputs))
         rows: dict[int, list[np.ndarray]] = {index: [] for index in indices}
         for number in range(len(next(iter(codes.values())))):
@@ -177,10 +190,10 @@ class LiteRTModel:
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in self._targets]
 
-    def _resizable(self, codes: Mapping[str, np.ndarray]) -> bool:
+    def _resizable(self, batch: Sequence[np.ndarray]) -> bool:
         """Try a larger batch once, and believe it only if it gives the same answers."""
         if self._batched is None:
-            self._batched = self._same_in_batches([codes[s.name][:_BATCH] for s in self.inputs])
+            self._batched = self._same_in_batches(batch)
         return self._batched
 
     def _same_in_batches(self, batch: Sequence[np.ndarray]) -> bool:
@@ -248,8 +261,8 @@ class LiteRTModel:
             )
         return {name: np.asarray(values) for name, values in zip(names, x)}
 
-    def _quantized(self, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        codes = {}
+    def _checked(self, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        checked = {}
         counts = {name: len(values) if np.ndim(values) else -1 for name, values in samples.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"All inputs need the same number of samples. Received: {counts}")
@@ -268,12 +281,16 @@ class LiteRTModel:
                 raise ValueError(
                     f"The input {spec.name!r} takes numbers. Received: dtype {values.dtype}"
                 )
-            if spec.quantized and str(values.dtype) != spec.dtype:
-                codes[spec.name] = spec.quantize(values)
-            else:
-                codes[spec.name] = values.astype(spec.dtype)
-        return codes
+            checked[spec.name] = values
+        return checked
 
     def __repr__(self) -> str:
         name = Path(self.path).name if self.path else f"{len(self._content)} bytes"
         return f"LiteRTModel({name}, threads={self.threads}, resolver={self.resolver!r})"
+
+
+def _encoded(spec: TensorSpec, values: np.ndarray) -> np.ndarray:
+    """Return values in the type of an input; what has it already is taken as codes."""
+    if spec.quantized and str(values.dtype) != spec.dtype:
+        return spec.quantize(values)
+    return values.astype(spec.dtype, copy=False)

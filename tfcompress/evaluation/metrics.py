@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tfcompress.evaluation.problem import Problem
+from tfcompress.evaluation.results import CalibrationBin, ClassScores
 
 CALIBRATION_BINS = 15
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """Scores of one class.
-
-    Attributes:
-        precision, recall, f1: In 0 … 1; 0 where undefined.
-        support: Number of samples with this label.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
 
 
 def scores(problem: Problem, predictions: np.ndarray) -> dict[str, float]:
@@ -71,18 +55,36 @@ def confusion(problem: Problem, predictions: np.ndarray) -> np.ndarray:
     return np.bincount(cells, minlength=problem.classes**2).reshape(problem.classes, -1)
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the expected calibration error: how far confidence is from being right.
-
-    The mean distance between confidence and accuracy over 15 equal bins of confidence, weighted by
-    their samples (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
+def calibration_bins(probabilities: np.ndarray, labels: np.ndarray) -> list[CalibrationBin]:
+    """Return confidence and accuracy of the samples in 15 equal bins of confidence.
 
     Args:
         probabilities: Shape `(n, classes)`.
         labels: Class ids of shape `(n,)`.
+
+    Returns:
+        The bins that hold samples, the least confident first.
     """
-    confidence = probabilities.max(-1)
+    confidence = probabilities.max(-1).astype(np.float64)
     right = probabilities.argmax(-1) == labels
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    surplus = np.bincount(bins, confidence - right, minlength=CALIBRATION_BINS)
-    return float(np.abs(surplus).sum() / len(labels))
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    sums = [np.bincount(bins, values, CALIBRATION_BINS) for values in (confidence, right)]
+    return [
+        CalibrationBin(int(count), float(total / count), float(hits / count))
+        for count, total, hits in zip(counts, *sums)
+        if count
+    ]
+
+
+def calibration_error(bins: list[CalibrationBin]) -> float:
+    """Return the expected calibration error: how far confidence is from being right.
+
+    The mean distance between confidence and accuracy, weighted by the samples of the bins (Guo et
+    al. 2017, "On Calibration of Modern Neural Networks", equation 3).
+
+    Args:
+        bins: What `calibration_bins` returned.
+    """
+    samples = sum(item.samples for item in bins)
+    return sum(item.samples * abs(item.confidence - item.accuracy) for item in bins) / samples

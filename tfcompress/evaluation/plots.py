@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfcompress.evaluation.figures import figure, write_bytes, write_value
+from tfcompress.evaluation.axes import FONT_SIZE, new_axes, plain_axes, style
+from tfcompress.evaluation.figures import figure, write_bytes, write_count, write_value
+from tfcompress.evaluation.layer_plots import (
+    MOST_LAYERS,
+    draw_calibration,
+    draw_histogram,
+    draw_layers,
+)
 from tfcompress.evaluation.matrices import draw_confusion
 from tfcompress.evaluation.palette import GRID, GROUND, MUTED, TEXT, entry_marker, entry_tone
 from tfcompress.evaluation.results import EntryResult, LayerWeight
+from tfcompress.evaluation.short_names import clip, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from tfcompress.evaluation.report import Report
 
-FONT_SIZE = 10
 MOST_BARS = 40
 
 
@@ -28,6 +34,8 @@ def draw(
     ax: Axes | None = None,
     entry: str | None = None,
     legend: bool = True,
+    weight: str | None = None,
+    shown: bool = True,
 ) -> Axes:
     """Draw one plot of a report; see `Report.plot`.
 
@@ -37,6 +45,8 @@ def draw(
         ax: Axes to draw into. Defaults to a new figure.
         entry: Entry to show, for the kinds that show one. Defaults to the last.
         legend: Whether to say in the plot which colour is which entry.
+        weight: Weight to show, for the kind that shows one. Defaults to the largest.
+        shown: Whether a notebook is to show a new figure below the cell.
 
     Raises:
         ValueError: If the kind is unknown or the report has nothing of it.
@@ -52,12 +62,18 @@ def draw(
         height = 0.75 + 0.46 * len(report.entries)
     elif kind == "sparsity":
         height = 0.75 + 0.27 * min(len(kernels(result)), MOST_BARS)
+    elif kind == "layers":
+        height = 0.9 + 0.34 * min(len(result.layers), MOST_LAYERS)
     elif kind == "confusion":
         height = 4.0
-    ax = ax if ax is not None else new_axes(4.2, height)
+    if ax is None:
+        ax = new_axes(4.2, height) if shown else plain_axes(4.2, height)
     style(ax)
-    KINDS[kind](report, ax, result)
-    if legend and kind in ("size", "gzip", "speed", "distribution"):
+    if kind == "weights":
+        draw_histogram(report, ax, result, weight)
+    else:
+        KINDS[kind](report, ax, result)
+    if legend and kind in ("size", "gzip", "speed", "distribution", "calibration"):
         handles, labels = ax.get_legend_handles_labels()
         ax.legend(
             handles,
@@ -76,39 +92,6 @@ def available(report: Report, kind: str, entry: str | None = None) -> bool:
     """Return whether the report has what that plot shows."""
     result = report.entries[-1] if entry is None else report[entry]
     return not _missing(report, kind, result)
-
-
-def new_axes(width: float, height: float) -> Axes:
-    """Return axes on a figure of that size in inches.
-
-    In a notebook the figure is pyplot's, which shows it below the cell. Elsewhere it belongs to
-    nobody, so that it needs no display and is freed with its last reference.
-    """
-    if "ipykernel" in sys.modules:
-        import matplotlib.pyplot
-
-        return matplotlib.pyplot.figure(figsize=(width, height), layout="constrained").add_subplot()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
-
-
-def style(ax: Axes) -> None:
-    """Give axes the look of the report: light grid, no frame, quiet labels."""
-    ax.set_facecolor("none")
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GRID.light)
-    ax.tick_params(
-        colors=MUTED.light, labelsize=FONT_SIZE - 1, length=0, which="both", labelcolor=MUTED.light
-    )
-    ax.grid(True, color=GRID.light, linewidth=0.8)
-    ax.set_axisbelow(True)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.label.set_color(MUTED.light)
-        axis.label.set_size(FONT_SIZE)
-    ax.title.set_color(TEXT.light)
-    ax.title.set_size(FONT_SIZE)
 
 
 def _quality(report: Report) -> str:
@@ -225,7 +208,7 @@ def _draw_latency(report: Report, ax: Axes, _: EntryResult) -> None:
             color=TEXT.light,
             fontsize=FONT_SIZE - 1,
         )
-    ax.set_yticks(range(len(timed)), [_clip(entry.name, 22) for _, entry in timed])
+    ax.set_yticks(range(len(timed)), [clip(entry.name, 22) for _, entry in timed])
     ax.tick_params(axis="y", labelcolor=TEXT.light)
     ax.set_ylim(len(timed) - 0.5, -0.5)
     ax.set_xlim(0, longest * 1.28)
@@ -272,12 +255,12 @@ def _draw_sparsity(report: Report, ax: Axes, entry: EntryResult) -> None:
         ax.text(
             103,
             row,
-            f"{share:.0f}% of {_short_count(weight.size)}",
+            f"{share:.0f}% of {write_count(weight.size)}",
             va="center",
             color=TEXT.light,
             fontsize=FONT_SIZE - 2,
         )
-    ax.set_yticks(range(len(shown)), [_clip(short_name(w.name), 24) for w in shown])
+    ax.set_yticks(range(len(shown)), [clip(short_name(w.name), 24) for w in shown])
     ax.tick_params(axis="y", labelcolor=TEXT.light, labelsize=FONT_SIZE - 2)
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(0, 138)
@@ -287,32 +270,18 @@ def _draw_sparsity(report: Report, ax: Axes, entry: EntryResult) -> None:
         spine.set_visible(False)
 
 
-def short_name(name: str) -> str:
-    """Return the part of a weight's name that tells layers apart.
-
-    The converter joins the names of everything that it fused with semicolons, and each is a path
-    through the scopes of the model.
-    """
-    parts = name.split(";")[0].strip("/").split("/")
-    return "/".join(parts[-2:])
-
-
-def _clip(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _short_count(value: int) -> str:
-    if value < 10_000:
-        return f"{value:,}"
-    return f"{value / 1e3:.0f} k" if value < 1e6 else f"{value / 1e6:.1f} M"
-
-
 def _missing(report: Report, kind: str, entry: EntryResult) -> str:
     """Return why the report does not have what a plot shows; empty if it does."""
     keys = {"size": "bytes", "gzip": "gzip_bytes", "speed": "latency_ms", "latency": "latency_ms"}
     key = keys.get(kind, "latency_ms" if kind == "distribution" else None)
     if key and all(e.figures.get(key) is None for e in report.entries):
         return f"no entry has a {figure(key).meaning[0].lower()}{figure(key).meaning[1:-1]}"
+    if kind == "calibration" and all(e.calibration is None for e in report.entries):
+        return "no entry predicts probabilities"
+    if kind == "layers" and not entry.layers:
+        return f"{entry.name!r} has no layers with weights"
+    if kind == "weights" and not entry.histograms:
+        return f"{entry.name!r} has no weights of two or more dimensions"
     if kind == "sparsity" and not kernels(entry):
         return f"{entry.name!r} has no weights of two or more dimensions"
     if kind == "confusion" and entry.confusion is None:
@@ -320,12 +289,15 @@ def _missing(report: Report, kind: str, entry: EntryResult) -> str:
     return ""
 
 
-KINDS: dict[str, Callable[[Any, Any, EntryResult], None]] = {
+KINDS: dict[str, Callable[..., None]] = {
     "size": _trade_off("bytes"),
     "gzip": _trade_off("gzip_bytes"),
     "speed": _trade_off("latency_ms"),
     "latency": _draw_latency,
     "distribution": _draw_distribution,
+    "calibration": draw_calibration,
+    "layers": draw_layers,
     "sparsity": _draw_sparsity,
+    "weights": draw_histogram,
     "confusion": draw_confusion,
 }

@@ -129,17 +129,35 @@ class Report:
         frame.index.name = "entry"
         return frame
 
+    def layers(self) -> pandas.DataFrame:
+        """Return a row a layer of every entry: parameters, zeros, bits, bytes, MACs and SQNR."""
+        import pandas
+
+        rows = [
+            {"entry": entry.name, **asdict(layer), "sparsity": layer.sparsity}
+            for entry in self.entries
+            for layer in entry.layers
+        ]
+        return pandas.DataFrame(rows)
+
     def plot(
-        self, kind: str = "size", ax: matplotlib.axes.Axes | None = None, entry: str | None = None
+        self,
+        kind: str = "size",
+        ax: matplotlib.axes.Axes | None = None,
+        entry: str | None = None,
+        weight: str | None = None,
     ) -> matplotlib.axes.Axes:
         """Draw a plot with matplotlib.
 
         Args:
             kind: `"size"` (quality against file size), `"gzip"` (against gzip size), `"speed"`
                 (against latency), `"latency"` (bars), `"distribution"` (of the latencies),
-                `"sparsity"` (per weight, of `entry`) or `"confusion"` (of `entry`).
+                `"calibration"` (accuracy against confidence), and of one entry: `"layers"` (bytes
+                and multiplications), `"sparsity"` (of each weight), `"weights"` (values of one
+                weight on its quantization grid) or `"confusion"`.
             ax: Axes to draw into. Defaults to a new figure.
             entry: Name of the entry, for the kinds that show one. Defaults to the last.
+            weight: Name of the weight for `"weights"`. Defaults to the largest.
 
         Returns:
             The axes; `.figure` is the figure.
@@ -149,7 +167,7 @@ class Report:
         """
         from tfcompress.evaluation import plots
 
-        return plots.draw(self, kind, ax, entry)
+        return plots.draw(self, kind, ax, entry, weight=weight)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tfcompress.evaluation.metrics import ClassScores
-
 
 @dataclass(frozen=True)
 class Latency:
@@ -29,6 +27,21 @@ class Latency:
         if self.threads is None:
             return self.runtime
         return f"{self.runtime}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class.
+
+    Attributes:
+        precision, recall, f1: In 0 … 1; 0 where undefined.
+        support: Number of samples with this label.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,80 @@ class LayerWeight:
     def bits(self) -> float:
         """Stored bits per element."""
         return 8 * self.bytes / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What one layer of an entry holds and computes.
+
+    Attributes:
+        name: The layer of a Keras model; of a file, the weight that its operator reads.
+        operator: LiteRT's operator, or the class of the Keras layer.
+        parameters: Number of weights and biases.
+        nonzeros: How many of them are not zero.
+        bits: Stored bits of an element of its largest weight.
+        bytes: Stored bytes of all its weights.
+        macs: Multiply-accumulate operations for one sample; `None` where they are not known.
+        sqnr: Distance of its largest weight from the baseline's in dB, training included: energy of
+            the baseline's weight over that of the difference. `None` without difference or without
+            counterpart.
+    """
+
+    name: str
+    operator: str
+    parameters: int
+    nonzeros: int
+    bits: float
+    bytes: int
+    macs: int | None = None
+    sqnr: float | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros."""
+        return 1 - self.nonzeros / self.parameters if self.parameters else 0.0
+
+
+@dataclass(frozen=True)
+class WeightHistogram:
+    """How the values of one weight lie, and those of its counterpart in the baseline.
+
+    Attributes:
+        name: The weight.
+        quantized: Whether values are in steps of their channel's scale; otherwise as they are.
+        low: Left edge of the first bin.
+        width: Width of a bin.
+        after: Values in each bin, zeros left out.
+        before: The same of the baseline's weight, zeros left out; `None` without counterpart.
+        zeros: Share of zeros.
+        codes: How many values the grid has; `None` without a grid.
+        step: The median scale; `None` without a grid.
+    """
+
+    name: str
+    quantized: bool
+    low: float
+    width: float
+    after: tuple[int, ...]
+    before: tuple[int, ...] | None
+    zeros: float
+    codes: int | None = None
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Samples of about the same confidence.
+
+    Attributes:
+        samples: How many.
+        confidence: Their mean confidence.
+        accuracy: Share of them that are predicted right.
+    """
+
+    samples: int
+    confidence: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -104,6 +191,10 @@ class EntryResult:
         disagreement_count: How many there are in all.
         float_islands: Operators of a .tflite file that compute in float.
         fidelity: How faithful the file is to its Keras model, if the exporter measured it.
+        layers: The layers that hold weights or multiply, in the order in which they run.
+        histograms: Values of the largest weights.
+        calibration: Confidence and accuracy, bin by bin; `None` without probabilities.
+        layer_fidelity: Rows of a `FidelityReport`, if the caller gave one.
     """
 
     name: str
@@ -118,6 +209,10 @@ class EntryResult:
     disagreement_count: int = 0
     float_islands: list[str] = field(default_factory=list)
     fidelity: dict[str, Any] | None = None
+    layers: list[LayerResult] = field(default_factory=list)
+    histograms: list[WeightHistogram] = field(default_factory=list)
+    calibration: list[CalibrationBin] | None = None
+    layer_fidelity: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict; `from_dict` is its inverse."""
@@ -137,4 +232,17 @@ class EntryResult:
         if values["per_class"] is not None:
             values["per_class"] = [ClassScores(**row) for row in values["per_class"]]
         values["disagreements"] = [Disagreement(**row) for row in values["disagreements"]]
+        values["layers"] = [LayerResult(**row) for row in values.get("layers", [])]
+        values["histograms"] = [
+            WeightHistogram(
+                **{
+                    **row,
+                    "after": tuple(row["after"]),
+                    "before": None if row["before"] is None else tuple(row["before"]),
+                }
+            )
+            for row in values.get("histograms", [])
+        ]
+        if values.get("calibration") is not None:
+            values["calibration"] = [CalibrationBin(**row) for row in values["calibration"]]
         return cls(**values)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfcompress.evaluation.results import LayerWeight
+from tfcompress.evaluation.file_layers import file_layers
+from tfcompress.evaluation.keras_layers import keras_layers
+from tfcompress.evaluation.kernels import Kernel, file_kernels, keras_kernels
+from tfcompress.evaluation.results import LayerResult, LayerWeight
 
 if TYPE_CHECKING:
     import keras
-
-    from tfcompress.export.inspection import Inspection
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,27 @@ class Sizes:
         bytes: File size, or `None` for a model that is in memory only.
         gzip_bytes: File size after gzip at level 9, or `None`.
         float_islands: Operators that compute in float, or `None` for a Keras model.
+        layers: The layers that hold weights or multiply.
+        kernels: The values of the weights of two or more dimensions.
     """
 
     weights: list[LayerWeight]
     bytes: int | None
     gzip_bytes: int | None
     float_islands: list[str] | None
+    layers: list[LayerResult]
+    kernels: list[Kernel]
 
     def figures(self) -> dict[str, float | None]:
         """Return the figures that do not depend on other entries."""
         parameters = sum(weight.size for weight in self.weights)
         nonzeros = sum(weight.nonzeros for weight in self.weights)
+        macs = [layer.macs for layer in self.layers]
         return {
             "parameters": parameters,
             "nonzeros": nonzeros,
             "sparsity": 1 - nonzeros / parameters if parameters else 0.0,
+            "macs": None if None in macs else sum(count or 0 for count in macs),
             "bytes": self.bytes,
             "gzip_bytes": self.gzip_bytes,
             "float_ops": None if self.float_islands is None else len(self.float_islands),
@@ -75,11 +82,18 @@ def keras_sizes(model: keras.Model, path: Path | None) -> Sizes:
         bytes=None if content is None else len(content),
         gzip_bytes=None if content is None else len(gzip.compress(content, 9, mtime=0)),
         float_islands=None,
+        layers=keras_layers(model),
+        kernels=keras_kernels(model),
     )
 
 
-def tflite_sizes(inspection: Inspection) -> Sizes:
-    """Return the sizes of an inspected .tflite file."""
+def tflite_sizes(path: Path) -> Sizes:
+    """Return the sizes of a .tflite file."""
+    from tfcompress.export.flatbuffer import Flatbuffer, read_tflite
+    from tfcompress.export.inspection import inspect_file
+
+    inspection = inspect_file(path)
+    parsed = Flatbuffer(read_tflite(path)[1], str(path))
     weights = [
         LayerWeight(
             name=weight.name,
@@ -98,4 +112,6 @@ def tflite_sizes(inspection: Inspection) -> Sizes:
         bytes=inspection.bytes,
         gzip_bytes=inspection.gzip_bytes,
         float_islands=inspection.float_islands,
+        layers=file_layers(parsed),
+        kernels=file_kernels(parsed),
     )

@@ -9,15 +9,16 @@ from tfcompress.evaluation.figures import GROUPS, Figure, write_delta, write_val
 if TYPE_CHECKING:
     from tfcompress.evaluation.report import Report
 
-LONGEST_NAME = 24
+LONGEST_NAME = 22
+WIDTH = 80
 HEADINGS = {"Quality": "quality (%)", "Size": "size", "Latency": "latency (ms)"}
 
 
 def render(report: Report) -> str:
-    """Return the report's figures as text of at most 100 columns.
+    """Return the report's figures as text of at most 80 columns.
 
     One table for each group of figures, a row an entry; behind each value its difference to the
-    baseline.
+    baseline. A table that is too wide goes on below.
     """
     lines = [
         f"{report.task} on {report.data}: {report.samples:,} samples, "
@@ -49,9 +50,36 @@ def _table(report: Report, group: str, figures: list[Figure]) -> list[str]:
     if group == "Latency":
         runtimes = [entry.latency.described if entry.latency else "" for entry in report.entries]
         columns.append(_align_left(["runtime", *runtimes]))
-    rows = ["  ".join(cells).rstrip() for cells in zip(*columns)]
-    width = max(len(row) for row in rows)
-    return [rows[0], "-" * width, *rows[1:]]
+    lines: list[str] = []
+    for part in _balanced(columns):
+        rows = ["  ".join(cells).rstrip() for cells in zip(*part)]
+        width = max(len(row) for row in rows)
+        lines += [*([""] if lines else []), rows[0], "-" * width, *rows[1:]]
+    return lines
+
+
+def _balanced(columns: list[list[str]]) -> list[list[list[str]]]:
+    """Break columns into as few tables as fit, of about the same width."""
+    parts = _parts(columns, WIDTH)
+    for width in range(1, WIDTH):
+        narrower = _parts(columns, width)
+        if len(narrower) == len(parts):
+            return narrower
+    return parts
+
+
+def _parts(columns: list[list[str]], limit: int) -> list[list[list[str]]]:
+    """Break columns into tables, each with the column of names before it."""
+    names, *others = columns
+    parts = [[names]]
+    width = len(names[0])
+    for column in others:
+        width += 2 + len(column[0])
+        if width > limit and len(parts[-1]) > 1:
+            parts.append([names])
+            width = len(names[0]) + 2 + len(column[0])
+        parts[-1].append(column)
+    return parts
 
 
 def _cells(values: list[str], deltas: list[str]) -> list[str]:

@@ -1,0 +1,149 @@
+"""Write `docs/benchmarks.md` from the results: python benchmarks/page.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+_HEAD = """# Benchmarks
+
+<!-- Written by benchmarks/page.py from benchmarks/results/; do not edit. -->
+
+Every table is from a file in `benchmarks/results/`, written by the command under it; `make bench`
+runs them all. Rows that lose are shown like any other.
+"""
+
+
+def page() -> str:
+    """Return the page: a section for each result, those that are known in their own form."""
+    lines = [_HEAD]
+    for path in sorted(RESULTS.glob("*.json"), key=lambda p: (p.stem not in _SECTIONS, p.stem)):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        title, write = _SECTIONS.get(path.stem, (path.stem.replace("_", " "), _anything))
+        lines += [f"## {title}", "", *write(document), "", _source(document), ""]
+    return "\n".join(lines)
+
+
+def _source(document: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {v}" for name, v in document.get("versions", {}).items())
+    facts = [f"`{document['command']}`"] if "command" in document else []
+    facts += [str(document[key]) for key in ("date",) if key in document]
+    facts += [f"{document['processors']} processors"] if "processors" in document else []
+    return f"<small>{'; '.join([*facts, versions])}</small>"
+
+
+def _table(headings: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return [*lines, *("| " + " | ".join(_text(cell) for cell in row) + " |" for row in rows)]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    return str(value)
+
+
+def _resnet8(document: dict[str, Any]) -> list[str]:
+    columns = {
+        "accuracy of the file, %": "tflite_accuracy",
+        "of the Keras model, %": "keras_accuracy",
+        "same class, %": "agreement",
+        "bytes": "bytes",
+        "gzip bytes": "gzip_bytes",
+        "zeros": "file_sparsity",
+    }
+    rows = [
+        [name, *(result.get(key) for key in columns.values())]
+        for name, result in document["results"].items()
+        if "bytes" in result
+    ]
+    return [
+        "MLPerf Tiny's ResNet8 on the 10,000 test images of CIFAR-10: one float model, handed to",
+        "both libraries with the same images, epochs, learning rates and pruning schedule. Rows of",
+        "tfmot begin with its name.",
+        "",
+        *_table(["", *columns], rows),
+    ]
+
+
+def _step_time(document: dict[str, Any]) -> list[str]:
+    rows = [
+        [f"{row['model']}, batch {row['batch_size']}", row["jit"], technique, value["ratio"],
+         value.get("goal"), value.get("met")]
+        for row in document["results"]
+        for technique, value in row.items()
+        if isinstance(value, dict) and technique != "float"
+    ]  # fmt: skip
+    headings = ["model", "XLA", "technique", "time of a step over float", "goal", "met"]
+    return ["Medians of interleaved training steps in one process.", "", *_table(headings, rows)]
+
+
+def _evaluation_speed(document: dict[str, Any]) -> list[str]:
+    row = [document[k] for k in ("bare_seconds", "evaluated_seconds", "ratio", "goal", "met")]
+    text = f"{document['samples']:,} images through an int8 ResNet8 in batches of "
+    return [
+        f"{text}{document['batch_size']}, one thread: from float images to float probabilities,",
+        "beside LiteRT's bare invoke loop over images that are quantized already.",
+        "",
+        *_table(["bare loop, s", "evaluation, s", "ratio", "goal", "met"], [row]),
+    ]
+
+
+def _anything(document: dict[str, Any]) -> list[str]:
+    """Return a result of no known form: its figures by dotted name, its lists as tables."""
+    told = {"command", "date", "python", "processors", "versions"}
+    rest = {key: value for key, value in document.items() if key not in told}
+    lines: list[str] = []
+    for name, rows in _lists(rest):
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        lines += [f"**{name}**", "", *_table(keys, [[r.get(k) for k in keys] for r in rows]), ""]
+    figures = [[name, value] for name, value in _figures(rest)]
+    return [*lines, *(_table(["", ""], figures) if figures else [])]
+
+
+def _lists(values: Any, prefix: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _lists(value, f"{prefix}{key}.")
+        elif _is_table(value):
+            yield f"{prefix}{key}", [dict(_figures(row)) for row in value]
+
+
+def _figures(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _figures(value, f"{prefix}{key}.")
+        elif not _is_table(value):
+            yield f"{prefix}{key}".replace("_", " "), value
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+_SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "resnet8_cifar10": ("Accuracy and size beside tensorflow-model-optimization", _resnet8),
+    "step_time": ("Time of a training step", _step_time),
+    "evaluation_speed": ("Speed of the evaluation", _evaluation_speed),
+}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
