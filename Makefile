@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench
+.PHONY: help demo test test-all lint bench docs notebooks
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,13 +28,21 @@ $(VENV)/.installed-dev: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev,notebooks]'
 	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-run
 
+$(VENV)/.installed-docs: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/.installed-notebooks: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,notebooks]'
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-run
+
 demo: $(VENV)/.installed-run  ## train, prune, quantize, export and compare a small CNN (under 3 minutes)
 	$(BIN)/tfcompress run configs/digits_prune_int8.yaml --output=runs/demo --overwrite
 
 test: $(VENV)/.installed-test  ## the tests that every change runs
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
-test-all: $(VENV)/.installed-test  ## all tests, the slow ones too
+test-all: $(VENV)/.installed-notebooks  ## all tests, the slow ones and the notebooks too
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## formatting, lint and types
@@ -42,6 +50,21 @@ lint: $(VENV)/.installed-dev  ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-test  ## the benchmarks against tfmot and the plain converter
+bench: $(VENV)/.installed-test  ## the benchmarks against tfmot and the plain converter (hours), and their page
 	$(BIN)/python benchmarks/resnet8_cifar10.py
+	$(BIN)/python benchmarks/ptq.py
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/evaluation_speed.py
+	$(BIN)/python benchmarks/page.py
+
+docs: $(VENV)/.installed-docs  ## the documentation, as web pages in site/
+	$(BIN)/python docs/recipe_reference.py
+	$(BIN)/python benchmarks/page.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
+notebooks: $(VENV)/.installed-notebooks  ## run the notebooks again and keep their outputs
+	cd notebooks && for name in *.ipynb; do \
+	    ../$(BIN)/jupyter execute --inplace $$name || exit 1; done

@@ -92,9 +92,11 @@ def images(network: Network) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
-def train_step(keras: Any, model: Any, x: np.ndarray) -> float:
+def train_step(
+    keras: Any, model: Any, x: np.ndarray, loss: Any = "sparse_categorical_crossentropy"
+) -> float:
     """Compiles a model and returns the loss of one training step."""
-    model.compile(keras.optimizers.SGD(1e-4), loss="sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.SGD(1e-4), loss=loss)
     return float(model.train_on_batch(x, np.arange(BATCH) % CLASSES))
 
 

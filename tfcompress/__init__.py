@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from tfcompress.export.exporter import export as export
     from tfcompress.export.inspection import inspect_file as inspect_file
     from tfcompress.export.strip import strip as strip
+    from tfcompress.interop import from_tf_keras as from_tf_keras
     from tfcompress.plan import Plan as Plan
     from tfcompress.plan import plan as plan
+    from tfcompress.pruning.structured import dependency_groups as dependency_groups
+    from tfcompress.pruning.structured import shrink as shrink
     from tfcompress.quantization import Scheme as Scheme
+    from tfcompress.quantization import SchemeMap as SchemeMap
     from tfcompress.quantization import quantize_aware as quantize_aware
     from tfcompress.recipe import Recipe as Recipe
     from tfcompress.recipe import run as run
+    from tfcompress.restructure import rank_layers as rank_layers
+    from tfcompress.restructure import remove_layers as remove_layers
+    from tfcompress.search import Sensitivity as Sensitivity
+    from tfcompress.search.sensitivity import sensitivity as sensitivity
 
 __version__ = "0.1.0"
 
@@ -37,17 +45,36 @@ _HOMES = {
     "Recipe": "tfcompress.recipe",
     "Report": "tfcompress.evaluation",
     "Scheme": "tfcompress.quantization.schemes",
+    "SchemeMap": "tfcompress.quantization.schemes",
+    "Sensitivity": "tfcompress.search",
     "compare": "tfcompress.evaluation",
     "convert": "tfcompress.export",
+    "dependency_groups": "tfcompress.pruning.structured",
     "export": "tfcompress.export",
     "fidelity": "tfcompress.evaluation",
+    "from_tf_keras": "tfcompress.interop",
     "inspect_file": "tfcompress.export.inspection",
     "plan": "tfcompress.plan",
     "quantize_aware": "tfcompress.quantization",
+    "rank_layers": "tfcompress.restructure",
+    "remove_layers": "tfcompress.restructure",
     "run": "tfcompress.recipe",
+    "sensitivity": "tfcompress.search",
+    "shrink": "tfcompress.pruning.structured",
     "strip": "tfcompress.export",
 }
-_MODULES = ("callbacks", "datasets", "evaluation", "graph", "pruning", "quantization", "recipe")
+_MODULES = (
+    "callbacks",
+    "datasets",
+    "evaluation",
+    "graph",
+    "interop",
+    "pruning",
+    "quantization",
+    "recipe",
+    "restructure",
+    "search",
+)
 
 __all__ = [*_HOMES, *_MODULES]
 
@@ -76,3 +103,4 @@ sys.modules[__name__].__class__ = _Package
 # Keras, such as `tfcompress inspect`, is spared the import.
 if "keras" in sys.modules:
     import_module("tfcompress.quantization")
+    import_module("tfcompress.interop.legacy_activations")

@@ -1,9 +1,11 @@
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 
+from tfcompress.datasets import ImageFolder
 from tfcompress.datasets.calibration import calibration_samples
 
 ONE = [("image", (4, 4, 1), "float32")]
@@ -181,3 +183,88 @@ def test_bad_arguments():
         one(IMAGES, limit=0)
     with pytest.raises(TypeError, match="NoneType"):
         one(None)
+
+
+class TestImages:
+    """A folder of images becomes what the model takes."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        from PIL import Image
+
+        for number in range(3):
+            pixels = np.full((10, 6, 3), 50 * number, np.uint8)
+            (tmp_path / f"class_{number}").mkdir()
+            Image.fromarray(pixels).save(tmp_path / f"class_{number}" / "a.png")
+        (tmp_path / "notes.txt").write_text("no image")
+        return tmp_path
+
+    def test_scaled_to_the_unit_range_by_default(self, folder):
+        inputs = [("image", (5, 4, 3), "float32")]
+        seen = calibration_samples(str(folder), inputs)["image"]
+        assert seen.shape == (3, 5, 4, 3)
+        np.testing.assert_allclose(seen[:, 0, 0, 0], [0, 50 / 255, 100 / 255], atol=1e-6)
+
+    def test_other_scales_channels_and_types(self, folder):
+        images = ImageFolder(folder, scale=1 / 127.5, offset=-1, size=(5, 4))
+        seen = calibration_samples(images, [("image", (None, None, 1), "float32")])["image"]
+        assert seen.shape == (3, 5, 4, 1)
+        np.testing.assert_allclose(
+            seen[:, 0, 0, 0], [-1, 50 / 127.5 - 1, 100 / 127.5 - 1], atol=1e-2
+        )
+        seen = calibration_samples(folder, [("image", (5, 4, 4), "uint8")], limit=2)["image"]
+        assert seen.dtype == np.uint8
+        assert seen[:, 0, 0].tolist() == [[0, 0, 0, 255], [100, 100, 100, 255]]
+
+    def test_bad_folders(self, folder):
+        with pytest.raises(ValueError, match=r"size=\(height, width\)"):
+            calibration_samples(folder, [("image", (None, None, 3), "float32")])
+        with pytest.raises(ValueError, match=r"\(height, width, channels\).*\(3,\)"):
+            calibration_samples(folder, [("x", (3,), "float32")])
+        with pytest.raises(ValueError, match="one input"):
+            calibration_samples(folder, TWO)
+        (folder / "broken.png").write_bytes(b"PNG?")
+        with pytest.raises(ValueError, match=r"cannot be read.*broken\.png"):
+            calibration_samples(folder, ONE)
+        (folder / "empty").mkdir()
+        with pytest.raises(ValueError, match="holds no images"):
+            calibration_samples(folder / "empty", ONE)
+
+
+def test_functions_and_data_sets_by_name(tmp_path, monkeypatch):
+    (tmp_path / "my_samples.py").write_text(
+        "import numpy as np\nfour = np.ones((4, 4, 4, 1))\n"
+        "def batches():\n    yield {'image': four}\n    yield four[:2], [0, 0]\n"
+        "def needs(what):\n    return four\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert one("my_samples:batches").shape == (6, 4, 4, 1)
+    assert one("my_samples:four").shape == (4, 4, 4, 1)
+    seen = calibration_samples("digits", [("image", (8, 8, 1), "float32")])["image"]
+    assert seen.shape == (256, 8, 8, 1)
+    assert seen.max() == 1
+    for name, message in {
+        "my_samples:nothing": "no such function",
+        "my_samples:needs": "no arg",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            one(name)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        one("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("values", "doubt"),
+    [
+        (np.full((4, 4, 4, 1), 3.0), "All values"),
+        (np.repeat(IMAGES[1:2], 5, 0), "are the same"),
+        (IMAGES * 1e6, "scaled as in training"),
+        (np.floor(IMAGES % 251), "like pixels"),
+        (IMAGES / 320, None),
+    ],
+)
+def test_implausible_samples_are_doubted(values, doubt):
+    with mock.patch("absl.logging.warning") as warning:
+        one(values)
+    said = [str(call.args[-1]) for call in warning.call_args_list]
+    assert said == [] if doubt is None else doubt in said[0]

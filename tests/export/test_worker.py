@@ -54,6 +54,29 @@ def test_hang_is_cut_and_takes_its_own_children_along(worker: Worker):
     assert worker.call("os:getpid") > 0
 
 
+def test_memory_is_limited(worker: Worker):
+    program = "import time; held = b'x' * 700_000_000; time.sleep(60)"
+    worker.memory_limit = 500_000_000
+    try:
+        with pytest.raises(ConversionError, match=r"GB of the 0\.5 GB") as caught:
+            worker.call("timeit:timeit", stmt=program, number=1)
+    finally:
+        worker.memory_limit = None
+    assert caught.value.returncode == -signal.SIGKILL
+    assert worker.call("os:getpid") > 0
+
+
+def test_preparing_imports_tensorflow_ahead_of_the_first_job():
+    worker = Worker()
+    worker.prepare()
+    worker.prepare()
+    pid = worker.pid
+    program = "sys.modules['tensorflow'], sys.modules['keras']; import sklearn.base"
+    assert worker.call("timeit:timeit", stmt=program, setup="import sys", number=1) > 0
+    assert worker.pid == pid == worker.call("os:getpid")
+    worker.close()
+
+
 def test_a_child_that_died_between_jobs_is_replaced(worker: Worker):
     before = worker.call("os:getpid")
     os.kill(before, signal.SIGKILL)

@@ -66,6 +66,7 @@ class Command:
         lines += ["", "Examples:"]
         for line, meaning in self.examples:
             lines += [f"  # {meaning}", f"  {line}"]
+        lines += ["", "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted."]
         return "\n".join(lines)
 
 

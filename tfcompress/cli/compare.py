@@ -19,6 +19,9 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "html", None, "Also write the report, with plots, here.", flag_values=values
     )
+    flags.DEFINE_string(
+        "report", None, "Also write everything in it as JSON here.", flag_values=values
+    )
     flags.DEFINE_bool("latency", True, "Time the models (--nolatency: do not).", flag_values=values)
     flags.DEFINE_integer(
         "threads", 1, "Threads that LiteRT uses.", lower_bound=1, flag_values=values
@@ -44,6 +47,8 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
     if values.html is not None:
         report.to_html(values.html)
         text += f"\n\nReport with plots: {values.html}"
+    if values.report is not None:
+        report.to_json(values.report)
     return Output(text, report.to_dict())
 
 

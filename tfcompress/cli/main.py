@@ -13,9 +13,12 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
+from tfcompress.cli.colours import coloured, highlighted
 from tfcompress.cli.command import Command, CommandLineError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = "Exit codes: 0 done, 1 the job failed, 2 the command line was wrong, 130 interrupted."
 
 COMMANDS = ("run", "plan", "convert", "compare", "inspect")
 
@@ -72,7 +75,10 @@ def _run(command: Command, rest: list[str]) -> int:
         stream = sys.stderr if values.json else sys.stdout
         with contextlib.redirect_stdout(stream):
             output = command.run(positional, values)
-        print(json.dumps(output.data, indent=2) if values.json else output.text, flush=True)
+        if values.json:
+            print(json.dumps(output.data, indent=2), flush=True)
+        else:
+            print(highlighted(output.text, sys.stdout), flush=True)
     except CommandLineError as error:
         return _fail(USAGE, f"{title}: {error}\nSee: {title} --help")
     except KeyboardInterrupt:
@@ -97,7 +103,8 @@ def _message(error: Exception) -> str:
 
 
 def _fail(code: int, message: str) -> int:
-    print(message, file=sys.stderr)
+    program, colon, rest = message.partition(": ")
+    print(coloured(program, "red", sys.stderr) + colon + rest, file=sys.stderr)
     return code
 
 
@@ -119,7 +126,7 @@ def _overview() -> str:
         *(f"  {name:<10}{_command(name).summary}" for name in COMMANDS),
         "",
         "Help for one command: tfcompress <command> --help",
-        "Exit codes: 0 done, 1 the job failed, 2 the command line was wrong.",
+        EXIT_CODES,
     ]
     return "\n".join(lines)
 

@@ -6,10 +6,14 @@ import difflib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
+
+from tfcompress.datasets.images import ImageFolder
+from tfcompress.datasets.named_samples import named_samples
+from tfcompress.datasets.plausibility import doubts
 
 Shape = Sequence[int | None]
 InputSpecs = Sequence[tuple[str, Shape, str]]
@@ -31,7 +35,9 @@ def calibration_samples(
             * a Keras `PyDataset`, a generator, or any other iterable of batches or samples, or a
               function without arguments that returns one;
             * the path of an `.npy` file, or of an `.npz` file whose arrays are named like the
-              inputs (for one input: any single array, or one named `x`).
+              inputs (for one input: any single array, or one named `x`);
+            * the path of a folder of images, or an `ImageFolder`, which says how they are scaled;
+            * a data set such as `"digits"` or `"tfds:mnist"`, or `"package.module:function"`.
         inputs: `(name, shape without the batch, dtype)` of each model input; `None` in a shape
             fits anything.
         limit: Most samples to return; `None` for all. From arrays they are taken evenly spaced,
@@ -60,43 +66,32 @@ def calibration_samples(
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__array__"):
         data = data()
     if isinstance(data, str | PathLike):
-        data = _read(Path(data).expanduser(), inputs)
+        data = named_samples(data, [name for name, _, _ in inputs])
+        if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__array__"):
+            data = data()
+    if isinstance(data, ImageFolder):
+        data = _images(data, inputs, limit)
     whole = _whole(data, inputs)
     if whole is not None:
         samples = _evenly(whole, limit)
     else:
         samples = _collect(_elements(data), inputs, limit)
-    return {name: _checked(samples[name], name, dtype) for name, _, dtype in inputs}
+    checked = {name: _checked(samples[name], name, dtype) for name, _, dtype in inputs}
+    for doubt in doubts(checked):
+        logging.warning("Calibration samples: %s", doubt)
+    return checked
 
 
-def _read(path: Path, inputs: InputSpecs) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no such file of calibration samples. Received: {path}")
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"Calibration files must be `.npy` or `.npz`. Received: {path}")
-    try:
-        content = np.load(path, allow_pickle=False)
-        if path.suffix == ".npy":
-            return content
-        with content:
-            arrays = {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError) as error:
+def _images(folder: ImageFolder, inputs: InputSpecs, limit: int | None) -> np.ndarray:
+    if len(inputs) > 1:
         raise ValueError(
-            f"The calibration file cannot be read; it must hold plain arrays ({error}). "
-            f"Received: {path}"
-        ) from error
-    names = [name for name, _, _ in inputs]
-    if all(name in arrays for name in names):
-        return {name: arrays[name] for name in names}
-    if len(names) == 1:
-        if "x" in arrays:
-            return arrays["x"]
-        if len(arrays) == 1:
-            return next(iter(arrays.values()))
-    raise ValueError(
-        f"The arrays of {path.name} must be named like the inputs of the model, {names}. "
-        f"Received: {list(arrays)}"
-    )
+            "A folder of images fits a model with one input. For several, give a dictionary of "
+            f"arrays by name. Received: {folder.path} for {[name for name, _, _ in inputs]}"
+        )
+    _, shape, dtype = inputs[0]
+    images = folder.read(shape, dtype, limit)
+    logging.info("%d images of %s: %s", len(images), folder.path, folder.describe(dtype))
+    return images
 
 
 def _whole(data: Any, inputs: InputSpecs) -> dict[str, np.ndarray] | None:
@@ -131,7 +126,8 @@ def _elements(data: Any) -> Iterator[Any]:
         return iter(data)
     raise TypeError(
         "`calibration` must be an array, a dictionary of arrays, a `tf.data.Dataset`, an iterable "
-        f"of batches, or the path of an `.npz` or `.npy` file. Received: {type(data).__name__}"
+        "of batches, or the name of a file, a folder of images, a data set or a function. "
+        f"Received: {type(data).__name__}"
     )
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tfcompress.export.exporter import export as export
     from tfcompress.export.inspection import Inspection as Inspection
     from tfcompress.export.inspection import inspect_file as inspect_file
+    from tfcompress.export.microcontroller import MicrocontrollerCheck as MicrocontrollerCheck
+    from tfcompress.export.microcontroller import check_tflm as check_tflm
     from tfcompress.export.strip import strip as strip
     from tfcompress.export.tensor_spec import TensorSpec as TensorSpec
     from tfcompress.export.verification import Fidelity as Fidelity
@@ -33,6 +35,8 @@ _MODULES = {
     "export": "exporter",
     "Inspection": "inspection",
     "inspect_file": "inspection",
+    "MicrocontrollerCheck": "microcontroller",
+    "check_tflm": "microcontroller",
     "strip": "strip",
     "TensorSpec": "tensor_spec",
     "Fidelity": "verification",

@@ -8,10 +8,10 @@ import importlib.metadata
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,11 +21,17 @@ from tfcompress.export.tensor_spec import TensorSpec
 from tfcompress.export.verification import Fidelity
 from tfcompress.files import atomic_write_text
 
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import pandas
+
+    from tfcompress.evaluation.results import LayerResult
+
 _FORMAT = 1
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "numpy", "tfcompress")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """A verified TFLite file.
 
@@ -53,6 +59,7 @@ class Artifact:
         preprocessing: What was done to the data before the model saw it; must be done on the
             device, too.
         plan_skipped: What the technique left alone, one dictionary a row, with the reason.
+        notes: Sentences on what the runtime makes of the scheme and on what was done to the model.
         versions: Versions of the libraries that made the file.
 
     Example:
@@ -82,6 +89,7 @@ class Artifact:
     outputs: list[TensorSpec]
     preprocessing: dict[str, Any] = field(default_factory=dict)
     plan_skipped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -135,6 +143,7 @@ class Artifact:
             outputs=list(facts.outputs),
             preprocessing=_jsonable(preprocessing or {}),
             plan_skipped=_jsonable(list(plan_skipped)),
+            notes=[f"{scheme}: {SCHEMES[scheme].caution}"] if SCHEMES[scheme].caution else [],
             versions=_versions(),
         )
 
@@ -219,7 +228,62 @@ class Artifact:
             rows.append(("fed with", json.dumps(self.preprocessing)))
         for row in self.plan_skipped:
             rows.append(("skipped", ", ".join(str(value) for value in row.values())))
+        rows += [("note", note.replace("\n", " ")) for note in self.notes]
         return rows
+
+    def to_c_array(self, path: str | PathLike[str], name: str | None = None) -> Path:
+        """Write the file as C++ source, a `.cc` and a `.h` file, for microcontrollers.
+
+        Args:
+            path: Path of the `.cc` file; the `.h` file goes beside it.
+            name: Name of the array. Default: made from the name of the file.
+
+        Returns:
+            The path of the `.cc` file.
+
+        Raises:
+            FileNotFoundError: If the artifact's file is gone.
+            ValueError: If `name` is no identifier of C++.
+        """
+        from tfcompress.export.c_array import write_c_array
+
+        return write_c_array(self.path.read_bytes(), path, name)[0]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a row for each operator that holds weights or multiplies (needs pandas).
+
+        Columns are the name, operator, parameters, non-zero parameters, sparsity, bits, bytes and
+        multiply-accumulate operations.
+
+        Raises:
+            FileNotFoundError: If the file is gone.
+        """
+        import pandas
+
+        rows = [{**asdict(layer), "sparsity": layer.sparsity} for layer in self._layers()]
+        return pandas.DataFrame(rows).drop(columns="sqnr", errors="ignore")
+
+    def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+        """Draw where the bytes and the multiplications are (needs matplotlib).
+
+        Args:
+            ax: Axes to draw into. Defaults to a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            FileNotFoundError: If the file is gone.
+        """
+        from tfcompress.evaluation.layer_plots import draw_shares
+
+        return draw_shares(self._layers(), ax)
+
+    def _layers(self) -> list[LayerResult]:
+        from tfcompress.evaluation.file_layers import file_layers
+        from tfcompress.export.flatbuffer import Flatbuffer, read_tflite
+
+        return file_layers(Flatbuffer(read_tflite(self.path)[1], str(self.path)))
 
     def __str__(self) -> str:
         lines = [str(self.path)]
@@ -228,6 +292,9 @@ class Artifact:
                 f"{name:<12}{value}", 80, subsequent_indent=" " * 12, break_on_hyphens=False
             )
         return "\n".join(lines)
+
+    # In a Python shell the object alone shows the table, as it does in a notebook.
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import get_scheme, static_shapes
+from tfcompress.export.float_file import FloatFile
 from tfcompress.export.inspection import Inspection, inspect_file
 from tfcompress.export.sources import LiveModel, SavedModel, open_source
 from tfcompress.export.verification import (
@@ -22,6 +23,12 @@ from tfcompress.export.verification import (
     verify,
 )
 from tfcompress.files import atomic_path
+from tfcompress.interop.modern import modern
+
+if TYPE_CHECKING:
+    from tfcompress.quantization.observers import Observer
+    from tfcompress.quantization.post_training import AlgorithmLike
+    from tfcompress.quantization.schemes import SchemeLike
 
 RANDOM = "random within the input range"
 
@@ -29,13 +36,20 @@ RANDOM = "random within the input range"
 def convert(
     source: Any,
     path: str | PathLike[str],
-    scheme: str = "int8",
+    scheme: SchemeLike = "int8",
     calibration: Any = None,
     io: str = "int8",
     *,
+    observer: str | Mapping[str, Any] | Observer | None = None,
+    algorithms: Sequence[AlgorithmLike] | None = None,
+    effort: str | None = None,
+    max_bytes: int | None = None,
+    max_drop: float | None = None,
+    strategy: str = "mixed",
     tolerance: Tolerance | float | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     signature: str | None = None,
+    safe_mode: bool = True,
     time_limit: float = 600,
 ) -> Artifact:
     """Convert a trained model to a TFLite file and prove the file against the model.
@@ -45,23 +59,44 @@ def convert(
     Shapes in the file are fixed, with a batch of 1 where the model leaves it open.
 
     Args:
-        source: A Keras model (left untouched; any backend), a `.keras` or `.h5` file, or a
-            SavedModel folder.
+        source: A Keras model (left untouched; any backend), a `.keras` or `.h5` file, a SavedModel
+            folder, a float `.tflite` file, or a tf_keras (Keras 2) model or its file, with or
+            without tfmot's wrappers, see `from_tf_keras`. Where tfmot's quantization-aware
+            training learned activation ranges, `"int8"` takes these.
         path: The `.tflite` file to write; `<path>.json` is written beside it.
         scheme: `"int8"` (default), `"float32"`, `"float16"`, `"dynamic"` (8-bit weights, float
             activations; slower than float on CPUs), `"int16x8"` (16-bit activations; far slower
-            than float on CPUs) or `"fake_quant"` (the ranges of the model's own fake-quant
-            operations).
+            than float on CPUs), `"w4"` (4-bit weights, unpacked when the file is loaded) or
+            `"fake_quant"` (the ranges of the model's own fake-quant operations). For Keras models
+            also every scheme of `quantize_aware`, such as `"w4a8"`, schemes by layer, and `"auto"`:
+            8 or 4 bits for each layer, chosen for `max_bytes` or `max_drop`, with the algorithms of
+            `effort="fast"` unless others are given.
         calibration: Typical inputs, for the ranges of the activations and for the proof: an
             array of shape (n, …), a dictionary of arrays, a `tf.data.Dataset`, an `.npz` file or
-            any iterable of batches. 100 to 500 samples are enough; at most 256 are used. Required
-            by `"int8"` and `"int16x8"`; without it the others are proven on random inputs.
+            any iterable of batches. 100 to 500 samples are enough; at most 256 are used, and 512
+            by algorithms. Required by schemes with integer activations; without it the others are
+            proven on random inputs.
         io: Type of the inputs and outputs: `"int8"` (default; stands for the scheme's own type),
             `"uint8"` or `"float32"`. Integer inputs such as token ids keep theirs.
+        observer: How activation ranges are found (Keras models only): `"min_max"`, `"percentile"`,
+            `"mse"`, `"octav"` or an `Observer`. Default: the scheme's own.
+        algorithms: Post-training algorithms (Keras models only), by name or as objects, such as
+            `["cross_layer_equalization", "bias_correction", "adaround"]`. Default: those of
+            `effort`, else none.
+        effort: `"fast"` or `"best"`: a choice of algorithms (Keras models only); see
+            `tfcompress.quantization.post_training`. Given any of the three, tfcompress quantizes
+            instead of the converter, and the file is proven against the quantized model.
+        max_bytes: For `"auto"`: most bytes of the file; what is lost is made least.
+        max_drop: For `"auto"`: most that may be lost on the samples (0.01 is a point): in accuracy
+            where `calibration` is `(x, y)`, else in agreement with the model; bytes are made least.
+        strategy: For `"auto"`: `"mixed"` (measured layer by layer), `"distribution"` (of the
+            weights) or `"global"`; see `tfcompress.search.mixed_precision`.
         tolerance: How far the file may be from the model: a number (quanta for quantized outputs,
             relative for float ones) or a `Tolerance`. Default: see `Tolerance.of`.
         preprocessing: JSON-able description of what the model must be fed; kept in the sidecar.
         signature: Signature of a SavedModel. Default: `serving_default`, or the only one.
+        safe_mode: Refuse files that hold Python code, such as Lambda layers, and SavedModels that
+            read or write files. Defaults to True.
         time_limit: Seconds after which the child process is killed.
 
     Returns:
@@ -85,8 +120,64 @@ def convert(
     print(artifact)
     ```
     """
-    settings, io = get_scheme(scheme, io)
-    origin = open_source(source, signature, time_limit)
+    # Kept until the end: with it goes the folder of what it wrote.
+    given = modern(source, calibration, time_limit, safe_mode, keep_ranges=scheme == "int8")
+    source = given.source
+    if isinstance(scheme, str) and scheme == "auto":
+        from tfcompress.search.automatic import convert_automatically
+
+        return convert_automatically(
+            source,
+            path,
+            calibration,
+            io,
+            max_bytes=max_bytes,
+            max_drop=max_drop,
+            strategy=strategy,
+            observer=observer,
+            algorithms=algorithms,
+            effort=effort,
+            tolerance=tolerance,
+            preprocessing=preprocessing,
+            time_limit=time_limit,
+        )
+    if max_bytes is not None or max_drop is not None:
+        raise ValueError(
+            "`max_bytes` and `max_drop` are budgets of the scheme 'auto'. Received: "
+            f"scheme={scheme!r}, max_bytes={max_bytes!r}, max_drop={max_drop!r}"
+        )
+    # `convert` is what `export` falls back on.
+    from tfcompress.export.exporter import export
+    from tfcompress.export.post_training import convert_quantized, is_own
+
+    if is_own(scheme, observer, algorithms, effort):
+        return convert_quantized(
+            source,
+            path,
+            scheme,
+            calibration,
+            io,
+            observer=observer,
+            algorithms=algorithms,
+            effort=effort,
+            tolerance=tolerance,
+            preprocessing=preprocessing,
+            time_limit=time_limit,
+        )
+    name = str(scheme)
+    settings, io = get_scheme(name, io)
+    if given.learned is not None:
+        artifact = export(
+            given.learned,
+            path,
+            io,
+            calibration,
+            tolerance=tolerance,
+            preprocessing=preprocessing,
+            time_limit=time_limit,
+        )
+        return _with_notes(artifact, given.notes)
+    origin = open_source(source, signature, time_limit, safe_mode)
     data = None
     if calibration is not None:
         wanted = [(spec.name, spec.shape[1:], spec.dtype) for spec in origin.inputs]
@@ -97,20 +188,30 @@ def convert(
             "dictionary of arrays or a `tf.data.Dataset`, to find the ranges of the activations. "
             "Without data, scheme='dynamic' quantizes the weights only. Received: None"
         )
-    return write_artifact(
+    artifact = write_artifact(
         origin,
         path,
-        scheme=scheme,
+        scheme=name,
         io=io,
         samples=data,
         tolerance=tolerance,
         preprocessing=preprocessing,
         time_limit=time_limit,
     )
+    return _with_notes(artifact, given.notes)
+
+
+def _with_notes(artifact: Artifact, notes: Sequence[str]) -> Artifact:
+    """An artifact with more notes, in its sidecar too."""
+    if not notes:
+        return artifact
+    artifact = replace(artifact, notes=[*artifact.notes, *notes])
+    artifact.save()
+    return artifact
 
 
 def write_artifact(
-    origin: LiveModel | SavedModel,
+    origin: LiveModel | SavedModel | FloatFile,
     path: str | PathLike[str],
     *,
     scheme: str,

@@ -22,6 +22,7 @@ from tfcompress.export.deployment import (
 )
 from tfcompress.export.strip import check_zeros, strip
 from tfcompress.export.verification import Tolerance, random_samples
+from tfcompress.export.worker import default_worker
 from tfcompress.graph import flatten
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
@@ -84,6 +85,7 @@ def export(
     if not is_quantization_aware(model):
         return _export_float(model, path, io, calibration, tolerance, preprocessing, time_limit)
     get_scheme("fake_quant", io)
+    default_worker().prepare()
     specs = [InputSpec(*entry) for entry in model_inputs(model)]
     if calibration is None:
         samples, source = _samples_in_range(model, specs), RANDOM

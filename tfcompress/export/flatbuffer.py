@@ -32,6 +32,7 @@ class Operator:
         role: `"integer"`, `"float"`, `"conversion"` (between float and integer in the middle of
             the graph), `"requantize"`, `"edge"` (conversion of a model input or output),
             `"variable"` or `"custom"`.
+        input_shapes, output_shapes: Shapes of the tensors.
     """
 
     index: int
@@ -42,6 +43,8 @@ class Operator:
     input_dtypes: tuple[str, ...]
     output_dtypes: tuple[str, ...]
     role: str
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    output_shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def label(self) -> str:
@@ -77,6 +80,7 @@ class Weight:
         bytes: Stored size.
         sparse: Whether TFLite's sparse encoding is used.
         operator: Name of the first operator that reads it.
+        reader: Position of that operator among all of the file.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Weight:
     bytes: int
     sparse: bool
     operator: str
+    reader: int = 0
 
     @property
     def size(self) -> int:
@@ -257,7 +262,35 @@ class Flatbuffer:
             input_dtypes=tuple(dtypes[: len(inputs)]),
             output_dtypes=tuple(dtypes[len(inputs) :]),
             role=role,
+            input_shapes=tuple(_shape(graph.tensors[i]) for i in inputs),
+            output_shapes=tuple(_shape(graph.tensors[i]) for i in outputs),
         )
+
+    def stored(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """The values of a weight.
+
+        Args:
+            number: Its position in `weights`; not one with TFLite's sparse encoding.
+
+        Returns:
+            What is stored, of the weight's shape: signed codes with the code of zero taken off, or
+            float values; the scales (float64; empty for none); and the axis that they belong to.
+        """
+        tensor, weight = self._weight_tensors[number], self.weights[number]
+        data = bytes(self._model.buffers[tensor.buffer].data)
+        codes = _unpack(data, weight.dtype, weight.size).reshape(weight.shape)
+        half = {"int4": 8, "int2": 2}.get(weight.dtype)
+        if half is not None:
+            codes = codes.astype(np.int16)
+            codes[codes >= half] -= 2 * half
+        elif weight.dtype == "bfloat16":
+            data16 = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+            codes = data16.view(np.float32).reshape(weight.shape)
+        elif weight.dtype == "uint8":
+            codes = codes.astype(np.int16) - int(tensor.quantization.zeroPoint[0])
+        scales = np.asarray(_scales(tensor), np.float64)
+        axis = int(tensor.quantization.quantizedDimension) if len(scales) > 1 else 0
+        return codes, scales, axis
 
     def activations(self) -> list[Activation]:
         """The inputs of the main graph and what its operators compute, in execution order."""
@@ -290,9 +323,12 @@ class Flatbuffer:
     def _read_weights(self) -> list[Weight]:
         weights: list[Weight] = []
         taken: set[str] = set()
+        reader = -1
+        self._weight_tensors: list[Any] = []
         for graph in self._model.subgraphs:
             seen: set[int] = set()
             for operator in graph.operators or ():
+                reader += 1
                 for index in _listed(operator.inputs):
                     if index < 0 or index in seen:
                         continue
@@ -308,15 +344,16 @@ class Flatbuffer:
                     while unique in taken:
                         unique, count = f"{name} ({count})", count + 1
                     taken.add(unique)
-                    weights.append(self._weight(unique, tensor, bytes(data), operator))
+                    weights.append(self._weight(unique, tensor, bytes(data), operator, reader))
+                    self._weight_tensors.append(tensor)
         return weights
 
     def _is_weight(self, tensor: Any) -> bool:
         # Integers without a scale are shapes, axes and paddings.
         return "float" in self._dtype(tensor) or len(_scales(tensor)) > 0
 
-    def _weight(self, name: str, tensor: Any, data: bytes, operator: Any) -> Weight:
-        shape = tuple(int(size) for size in _listed(tensor.shape))
+    def _weight(self, name: str, tensor: Any, data: bytes, operator: Any, reader: int) -> Weight:
+        shape = _shape(tensor)
         size = int(np.prod(shape, dtype=np.int64))
         codes = _unpack(data, self._dtype(tensor), size)
         points: Any = () if tensor.quantization is None else _listed(tensor.quantization.zeroPoint)
@@ -332,6 +369,7 @@ class Flatbuffer:
             bytes=len(data),
             sparse=tensor.sparsity is not None,
             operator=self._op_name(operator),
+            reader=reader,
         )
 
 
@@ -348,6 +386,10 @@ def _names(enum: Any) -> dict[int, str]:
 def _listed(values: Any) -> Any:
     """Return `values`, or nothing for an absent vector."""
     return () if values is None else values
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in _listed(tensor.shape))
 
 
 def _text(value: bytes | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,30 +16,58 @@ from typing import Any
 import numpy as np
 
 from tfcompress.export.arrays import load_arrays, save_arrays
+from tfcompress.export.child import note
 from tfcompress.export.diagnosis import SUSPECT_OPS
 from tfcompress.export.flatbuffer import natural_order
-from tfcompress.export.worker import ConversionError, note
+from tfcompress.export.frozen_model import FrozenModel
+from tfcompress.export.source_checks import (
+    is_from_tensorflow_1,
+    read_saved_model,
+    refuse_side_effects,
+)
+from tfcompress.export.worker import ConversionError
 
 # Modules whose import registers the layers that a saved model may hold.
 _REGISTERING = (
     "tfcompress.quantization",
     "tfcompress.export.deployment",
     "tfcompress.export.gather",
+    "tfcompress.interop.legacy_activations",
 )
 
 
-def describe(source: str, signature: str | None = None) -> dict[str, Any]:
+# What TensorFlow and Keras import only because it is installed: two fifths of their start.
+_IMPORTED_IF_THERE = ("jax", "matplotlib", "pandas", "sklearn")
+
+
+@functools.lru_cache(maxsize=1)
+def prepare() -> None:
+    """Import TensorFlow and Keras, without the libraries that no conversion needs."""
+    left_out = [name for name in _IMPORTED_IF_THERE if name not in sys.modules]
+    # An entry of None makes `import` raise ImportError, as if the library were not installed.
+    sys.modules.update(dict.fromkeys(left_out))  # type: ignore[arg-type]
+    try:
+        importlib.import_module("tensorflow")
+        importlib.import_module("keras")
+    finally:
+        for name in left_out:
+            del sys.modules[name]
+
+
+def describe(source: str, signature: str | None = None, safe_mode: bool = True) -> dict[str, Any]:
     """Return what a model takes and gives.
 
     Args:
         source: A `.keras` or `.h5` file or a SavedModel folder.
         signature: Signature of a SavedModel; its only one or `serving_default` when `None`.
+        safe_mode: Whether code and access to files in the model are refused.
 
     Returns:
         `inputs`, a list of `{"name", "shape", "dtype"}` in the order of the model with `None` for
         open dimensions, and `outputs`, a list of `{"name", "dtype"}`.
     """
-    _, specs, outputs = _entry(source, signature)
+    prepare()
+    _, specs, outputs = _entry(source, signature, safe_mode)
     return {
         "inputs": [
             {"name": name, "shape": _sizes(spec), "dtype": spec.dtype.name}
@@ -58,6 +87,7 @@ def convert(
     calibration: str | None,
     samples: str | None,
     references: str | None,
+    safe_mode: bool = True,
 ) -> dict[str, Any]:
     """Write a TFLite file, and what the float model answers to some samples.
 
@@ -71,15 +101,17 @@ def convert(
         calibration: `.npz` with the calibration samples of each input.
         samples: `.npz` with inputs to run through the source model, or `None`.
         references: `.npz` to write the model's answers to.
+        safe_mode: Whether code and access to files in the model are refused.
 
     Returns:
         Names of the inputs and outputs in the order of the model.
     """
+    prepare()
     import tensorflow as tf
 
     note(stage="loading the model")
     _settle()
-    function, specs, _ = _entry(source, signature)
+    function, specs, _ = _entry(source, signature, safe_mode)
     static = _static_specs(specs, shapes)
     with tempfile.TemporaryDirectory() as folder:
         note(stage="tracing the model with a fixed batch")
@@ -96,6 +128,10 @@ def convert(
             content = converter.convert()
         except Exception as error:
             raise ConversionError(f"The TFLite converter gave up: {error}") from error
+    if scheme == "w4":
+        from tfcompress.export.weight_storage import store_weights
+
+        content = store_weights(content, 4)
     Path(output).write_bytes(content)
     names = sorted(concrete.structured_outputs, key=natural_order)
     return {"inputs": list(specs), "outputs": names}
@@ -153,10 +189,12 @@ def write_saved_model(model: Any, folder: str, shapes: dict[str, list[int]]) -> 
     _save_static(function, _static_specs(specs, shapes), folder)
 
 
-def _entry(source: str, signature: str | None) -> tuple[Callable[..., Any], dict[str, Any], Any]:
+def _entry(
+    source: str, signature: str | None, safe_mode: bool
+) -> tuple[Callable[..., Any], dict[str, Any], Any]:
     """Return a function of keyword tensors, its input specs by name, and its outputs."""
     stamp = max(path.stat().st_mtime_ns for path in (Path(source), *Path(source).rglob("*")))
-    loaded = _load(source, stamp)
+    loaded = _load(source, stamp, safe_mode)
     if Path(source).is_dir():
         return _signature_entry(loaded, signature, source)
     return _keras_entry(loaded)
@@ -174,19 +212,27 @@ def _settle() -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(source: str, stamp: int) -> Any:
+def _load(source: str, stamp: int, safe_mode: bool) -> Any:
     """Load a model once for a `describe` and the `convert` after it."""
     if Path(source).is_dir():
         import tensorflow as tf
 
-        return tf.saved_model.load(source)
+        proto = read_saved_model(Path(source))
+        if safe_mode:
+            refuse_side_effects(proto, source)
+        try:
+            if is_from_tensorflow_1(proto):
+                return FrozenModel(source)
+            return tf.saved_model.load(source)
+        except Exception as error:
+            raise ConversionError(f"The SavedModel cannot be loaded: {error}") from error
     import keras
 
     for module in _REGISTERING:
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module)
     try:
-        return keras.models.load_model(source, compile=False, safe_mode=True)
+        return keras.models.load_model(source, compile=False, safe_mode=safe_mode)
     except Exception as error:
         raise ConversionError(f"The Keras file cannot be loaded: {error}") from error
 
@@ -337,7 +383,7 @@ def _configure(
 ) -> None:
     import tensorflow as tf
 
-    if scheme != "float32":
+    if scheme not in ("float32", "w4"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]

@@ -20,8 +20,9 @@ from tfcompress.export.conversion import (
     describe_saved,
     static_shapes,
 )
+from tfcompress.export.float_file import FloatFile
 from tfcompress.export.jobs import write_saved_model
-from tfcompress.export.worker import ConversionError
+from tfcompress.export.worker import ConversionError, default_worker
 from tfcompress.graph.model_inputs import call_flat, model_inputs
 
 _REFERENCE_BATCH = 32
@@ -35,15 +36,19 @@ class SavedModel:
         path: A `.keras` or `.h5` file or a SavedModel folder.
         signature: Signature of a SavedModel.
         inputs: Its inputs.
+        safe_mode: Whether code and access to files in it are refused.
     """
 
     path: Path
     signature: str | None
     inputs: list[InputSpec]
+    safe_mode: bool = True
 
     def convert(self, output: Path, **settings: Any) -> Converted:
         """Convert to `output`; `settings` are those of `convert_saved`."""
-        return convert_saved(self.path, output, signature=self.signature, **settings)
+        return convert_saved(
+            self.path, output, signature=self.signature, safe_mode=self.safe_mode, **settings
+        )
 
     def locate(self, path: Path, samples: Mapping[str, np.ndarray]) -> str:
         """Nothing: the layers of a model on disk are not known here."""
@@ -68,6 +73,7 @@ class LiveModel:
 
     def convert(self, output: Path, **settings: Any) -> Converted:
         """Convert to `output`; `settings` are those of `convert_saved`."""
+        default_worker().prepare()
         # The model itself answers, so that saving and loading it is part of what is proven.
         samples = settings.pop("samples")
         given = [samples[spec.name] for spec in self.inputs]
@@ -110,14 +116,19 @@ class LiveModel:
 
 
 def open_source(
-    source: Any, signature: str | None = None, time_limit: float = 600
-) -> SavedModel | LiveModel:
+    source: Any,
+    signature: str | None = None,
+    time_limit: float = 600,
+    safe_mode: bool = True,
+) -> SavedModel | LiveModel | FloatFile:
     """Look at what is to be converted.
 
     Args:
-        source: A Keras model, a `.keras` or `.h5` file, or a SavedModel folder.
+        source: A Keras 3 model, a `.keras` or `.h5` file of it, a SavedModel folder, or a float
+            `.tflite` file.
         signature: Signature of a SavedModel. Default: `serving_default`, or the only one.
         time_limit: Seconds that loading a file may take.
+        safe_mode: Whether code and access to files in a model are refused.
 
     Raises:
         TypeError: If `source` is none of these.
@@ -136,22 +147,23 @@ def open_source(
             raise ValueError(
                 f"A folder must be a SavedModel, which holds a `saved_model.pb`. Received: {path}"
             )
+        if path.is_file() and path.suffix == ".tflite":
+            return FloatFile.open(path)
         if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
             raise ValueError(
-                "A model file must be `.keras` or `.h5`; a SavedModel is given as its folder. "
-                f"Received: {path}"
+                "A model file must be `.keras` or `.h5`, or a float `.tflite`; a SavedModel is "
+                f"given as its folder. Received: {path}"
             )
-        described = describe_saved(path, signature=signature, time_limit=time_limit)
-        return SavedModel(path, signature, described)
+        described = describe_saved(
+            path, signature=signature, safe_mode=safe_mode, time_limit=time_limit
+        )
+        return SavedModel(path, signature, described, safe_mode)
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(source, keras.Model):
         return LiveModel(source, [InputSpec(*entry) for entry in model_inputs(source)])
-    legacy = " Write a tf_keras model with `model.export(folder)` and give the folder." * any(
-        base.__module__.startswith("tf_keras") for base in type(source).__mro__
-    )
     raise TypeError(
-        "`source` must be a Keras 3 model, a `.keras` or `.h5` file, or a SavedModel folder."
-        f"{legacy} Received: {type(source).__module__}.{type(source).__name__}"
+        "`source` must be a Keras 3 or tf_keras model, a `.keras`, `.h5` or float `.tflite` file, "
+        f"or a SavedModel folder. Received: {type(source).__module__}.{type(source).__name__}"
     )
 
 

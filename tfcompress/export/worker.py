@@ -2,7 +2,8 @@
 
 The TFLite converter can take the interpreter down with it (a segmentation fault while it quantizes
 a rolled LSTM, an abort in a kernel), and so can running a damaged file. Both happen in a child that
-is started on first use, reused (importing TensorFlow takes seconds) and replaced when it died.
+is started on first use, reused (importing TensorFlow takes seconds) and replaced when it died. Its
+memory is watched from outside: a limit on the address space would stop TensorFlow from starting.
 
 The child talks in JSON lines over its standard input and output. Its real standard output is kept
 for that alone; whatever libraries print goes to a log, which becomes part of the error.
@@ -12,10 +13,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import json
 import os
-import queue
 import selectors
 import signal
 import subprocess
@@ -26,10 +25,14 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from tfcompress.export.memory import available_bytes, resident_bytes
+
 _CONVERSIONS_PER_CHILD = 20  # the converter leaks about 10 MB a call
 _IDLE_SECONDS = 900  # TensorFlow holds half a gigabyte
 _LOG_CHARACTERS = 20_000
 _START_SECONDS = 120
+_WATCH_SECONDS = 0.2
+_MEMORY_SHARE = 0.9
 
 
 class ConversionError(RuntimeError):
@@ -65,6 +68,8 @@ class Worker:
 
     Args:
         idle_seconds: After how many idle seconds the child ends itself.
+        memory_limit: Bytes of memory that the child may hold. Default: nine tenths of what is
+            available when a job starts.
 
     Example:
 
@@ -75,11 +80,16 @@ class Worker:
     ```
     """
 
-    def __init__(self, idle_seconds: float = _IDLE_SECONDS) -> None:
+    def __init__(
+        self, idle_seconds: float = _IDLE_SECONDS, memory_limit: int | None = None
+    ) -> None:
+        self.memory_limit = memory_limit
         self._idle_seconds = idle_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._received = b""
+        self._started = False
+        self._number = 0
         self._jobs = 0
         self._lock = threading.Lock()
 
@@ -87,6 +97,21 @@ class Worker:
     def pid(self) -> int | None:
         """Process id of the child, or `None` while there is none."""
         return None if self._process is None else self._process.pid
+
+    def prepare(self) -> None:
+        """Start the child now, if there is none, and let it import TensorFlow meanwhile.
+
+        Returns at once. For whoever is about to ask for a conversion and has work to do before.
+        """
+        if not self._lock.acquire(blocking=False):
+            return  # It is at work, so it is there.
+        try:
+            if self._process is None or self._process.poll() is not None:
+                self._stop()
+                self._start()
+                self._send({"target": "tfcompress.export.jobs:prepare", "arguments": {}})
+        finally:
+            self._lock.release()
 
     def call(self, target: str, /, time_limit: float = 600, **arguments: Any) -> Any:
         """Run a function in the child.
@@ -100,10 +125,13 @@ class Worker:
             What the function returned, by way of JSON.
 
         Raises:
-            ConversionError: If the function raised, the child died, or the time was up. A
-                `ValueError` that the function raised stays a `ValueError`.
+            ConversionError: If the function raised, the child died, or the time or the memory was
+                used up. A `ValueError` that the function raised stays a `ValueError`.
         """
-        with self._lock:
+        # The evaluation imports this module.
+        from tfcompress.evaluation.progress import waiting
+
+        with self._lock, waiting(_job(target)):
             return self._call(target, time_limit, arguments)
 
     def _call(self, target: str, time_limit: float, arguments: dict[str, Any]) -> Any:
@@ -116,6 +144,16 @@ class Worker:
         try:
             answer = self._exchange(request, time_limit, notes)
             log = self._read_log()
+        except MemoryError as error:
+            log = self._read_log()
+            self._stop()
+            raise ConversionError(
+                f"The child process was stopped because it held {error} of memory "
+                f"({_job(target)}): use a smaller model or fewer calibration samples, or close "
+                f"what else uses memory here. {diagnose(log, notes)}".strip(),
+                returncode=-int(signal.SIGKILL),
+                log=log,
+            ) from None
         except TimeoutError:
             log = self._read_log()
             self._stop()
@@ -158,21 +196,26 @@ class Worker:
             if fresh or self._process is None or self._process.poll() is not None:
                 self._stop()
                 self._start()
+            self._await_start()
             process, log = self._process, self._log
-            if process is None or process.stdin is None or log is None:
+            if process is None or log is None:
                 raise RuntimeError("The child process has no pipes.")
+            memory = self.memory_limit
+            if memory is None:
+                memory = int((available_bytes() + resident_bytes(process.pid)) * _MEMORY_SHARE)
             log.seek(0)
             log.truncate()
             try:
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                process.stdin.flush()
+                number = self._send(request)
             except BrokenPipeError:
                 if fresh:
                     return None
                 continue
             deadline = time.monotonic() + time_limit
-            while (line := self._read_line(deadline)) is not None:
+            while (line := self._read_line(deadline, memory)) is not None:
                 answer = json.loads(line)
+                if answer.get("number") != number:
+                    continue  # The answer to `prepare`.
                 if "note" not in answer:
                     self._jobs += bool(request["target"].endswith(":convert"))
                     return answer
@@ -182,16 +225,38 @@ class Worker:
             # It died before it had even read the request: of idleness, or somebody killed it.
         return None
 
-    def _read_line(self, deadline: float) -> bytes | None:
-        """Return the next line, or `None` at the end of the child's output."""
+    def _send(self, request: dict[str, Any]) -> int:
+        """Write a request, and return the number that its answers carry."""
+        if self._process is None or self._process.stdin is None:
+            raise RuntimeError("The child process has no pipes.")
+        self._number += 1
+        line = json.dumps({"time_limit": _START_SECONDS, **request, "number": self._number})
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+        return self._number
+
+    def _read_line(self, deadline: float, memory: int | None = None) -> bytes | None:
+        """Return the next line, or `None` at the end of the child's output.
+
+        Raises:
+            TimeoutError: After the deadline.
+            MemoryError: When the child holds more than `memory` bytes.
+        """
         process = self._process
         if process is None or process.stdout is None:
             raise RuntimeError("The child process has no pipes.")
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._received:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
+                left = deadline - time.monotonic()
+                if not selector.select(max(0.0, min(left, _WATCH_SECONDS))):
+                    if left <= 0:
+                        raise TimeoutError
+                    if memory is not None and (held := resident_bytes(process.pid)) > memory:
+                        raise MemoryError(
+                            f"{held / 1e9:.1f} GB of the {memory / 1e9:.1f} GB that it may have"
+                        )
+                    continue
                 data = os.read(process.stdout.fileno(), 1 << 16)
                 if not data:
                     return None
@@ -219,10 +284,11 @@ class Worker:
         environment.pop("TF_USE_LEGACY_KERAS", None)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115, closed by _stop
         self._received = b""
+        self._started = False
         self._jobs = 0
         # Not `-m`: that would make a second copy of this module besides the imported one. `-P`
         # keeps files in the working directory from shadowing packages.
-        command = f"from tfcompress.export.worker import serve; serve({self._idle_seconds})"
+        command = f"from tfcompress.export.child import serve; serve({self._idle_seconds})"
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-c", command],
             stdin=subprocess.PIPE,
@@ -232,11 +298,15 @@ class Worker:
             # Its own process group, so that everything it started can be killed with it.
             start_new_session=True,
         )
+
+    def _await_start(self) -> None:
+        if self._started:
+            return
         try:
-            started = self._read_line(time.monotonic() + _START_SECONDS) is not None
+            self._started = self._read_line(time.monotonic() + _START_SECONDS) is not None
         except TimeoutError:
-            started = False
-        if not started:
+            self._started = False
+        if not self._started:
             log = self._read_log()
             returncode = self._stop()
             raise ConversionError(
@@ -322,74 +392,3 @@ def _shorten(message: str, limit: int = 1500) -> str:
     return (
         message if len(message) <= limit else f"{message[: limit // 2]} … {message[-limit // 2 :]}"
     )
-
-
-# ---- the child's side -------------------------------------------------------------------------
-
-_protocol: IO[str] | None = None
-
-
-def note(**facts: Any) -> None:
-    """From a job: tell the parent something that it should know if this process dies next.
-
-    Outside a child process this does nothing.
-
-    Args:
-        **facts: JSON-able; `suspects=[{"op": …, "name": …}]` names dangerous operators.
-    """
-    if _protocol is not None:
-        _send({"note": facts})
-
-
-def serve(idle_seconds: float = _IDLE_SECONDS) -> None:
-    """Run jobs until standard input ends. What the child process executes."""
-    global _protocol
-    requests_from = os.fdopen(os.dup(0), encoding="utf-8")
-    _protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # Libraries may print to, or read from, the standard streams; keep them off the protocol.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    requests: queue.Queue[str] = queue.Queue()
-
-    def read() -> None:
-        for line in requests_from:
-            requests.put(line)
-        # The parent is gone, and the main thread may be deep in a conversion.
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    _send({"ready": True})
-    while True:
-        try:
-            request = json.loads(requests.get(timeout=idle_seconds))
-        except queue.Empty:
-            # An ordinary exit would wait for the lock of the stream that the thread reads from.
-            os._exit(0)
-        # If the parent is killed while C++ code holds the interpreter lock, only this ends us.
-        signal.setitimer(signal.ITIMER_REAL, request["time_limit"] + 30)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        note(job=request["target"])
-        _send(_answer(request))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    import traceback
-
-    try:
-        module, _, function = request["target"].partition(":")
-        target = getattr(importlib.import_module(module), function)
-        return {"result": target(**request["arguments"])}
-    except Exception as error:
-        return {
-            "error": type(error).__name__,
-            "message": str(error),
-            "traceback": traceback.format_exc(),
-        }
-
-
-def _send(message: dict[str, Any]) -> None:
-    if _protocol is None:
-        raise RuntimeError("Only a child process that runs `serve` can answer.")
-    _protocol.write(json.dumps(message) + "\n")
-    _protocol.flush()

@@ -36,9 +36,13 @@ def calibrate(model: keras.Model, data: Any, batch_size: int = 32) -> None:
     Raises:
         ValueError: If the data do not fit the model's inputs.
     """
+    # The evaluation imports this package.
+    from tfcompress.evaluation.progress import progress_bar
+
     specs = model_inputs(model)
     samples = calibration_samples(data, [(name, shape[1:], dtype) for name, shape, dtype in specs])
     count = len(next(iter(samples.values())))
-    with calibration_of(quantizers_of(model)):
+    with calibration_of(quantizers_of(model)), progress_bar(count) as advance:
         for start in range(0, count, batch_size):
             call_flat(model, [samples[name][start : start + batch_size] for name, _, _ in specs])
+            advance("calibration", batch_size)

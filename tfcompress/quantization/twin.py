@@ -110,7 +110,9 @@ class QuantizedTwin(KerasSaveable):
         `EarlyStopping` brings weights of an earlier epoch back, without their ranges.
         """
         values = self._remembered.get(self._fingerprint()) if self._remembered else None
-        for variable, value in zip(self._parts.variables if values else (), values or (), strict=True):
+        for variable, value in zip(
+            self._parts.variables if values else (), values or (), strict=True
+        ):
             variable.assign(value)
 
     def _fingerprint(self) -> bytes:

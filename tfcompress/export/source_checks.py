@@ -1,0 +1,193 @@
+"""What is looked at in a model file before anything in it is loaded."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# More than any model that fits into a TFLite file, whose offsets end at 2 GB.
+_MOST_BYTES = 16 << 30
+_MOST_CONFIG_BYTES = 256 << 20
+
+# Class names by which Keras saves Python code.
+_CODE = frozenset({"Lambda", "__lambda__"})
+
+# Operators of TensorFlow that touch files or run Python while a graph runs.
+_SIDE_EFFECTS = frozenset(
+    {"EagerPyFunc", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"}
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a Keras file says about itself.
+
+    Args:
+        keras_version: Version of Keras that wrote it; empty where it does not say.
+        config: The config of the model, or None where there is none.
+    """
+
+    keras_version: str = ""
+    config: Any = None
+
+
+def check_size(path: Path) -> None:
+    """Refuse what is larger than any model that can be converted.
+
+    Args:
+        path: A model file or a SavedModel folder.
+
+    Raises:
+        ValueError: If it is too large; a `.keras` file also if it unpacks to that much.
+    """
+    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
+    size = sum(entry.stat().st_size for entry in files)
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    if size > _MOST_BYTES:
+        raise ValueError(
+            f"A model of more than {_MOST_BYTES >> 30} GB cannot become a TFLite file, which ends "
+            f"at 2 GB. Received: {path}, {size:,} bytes unpacked"
+        )
+
+
+def read_header(path: Path) -> Header:
+    """Read what a `.keras` or `.h5` file says about itself, without loading the model.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The header; empty if the file is damaged, which loading it will report.
+
+    Raises:
+        ValueError: If the config is too large to be one.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            texts = {}
+            for name in ("config.json", "metadata.json"):
+                if name not in archive.namelist():
+                    return Header()
+                _check_config_size(path, archive.getinfo(name).file_size)
+                texts[name] = archive.read(name)
+        version = json.loads(texts["metadata.json"]).get("keras_version", "")
+        return Header(str(version), json.loads(texts["config.json"]))
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return Header()
+    with h5py.File(path, "r") as file:
+        config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "")
+    if config is None:
+        return Header(_text(version))
+    _check_config_size(path, len(config))
+    return Header(_text(version), json.loads(config))
+
+
+def refuse_code(path: Path, header: Header) -> None:
+    """Refuse a Keras file that holds Python code.
+
+    Args:
+        path: The file.
+        header: What `read_header` found.
+
+    Raises:
+        ValueError: If there are Lambda layers or functions in it.
+    """
+    found = list(dict.fromkeys(_code_in(header.config)))
+    if found:
+        raise ValueError(
+            f"The file holds Python code, which is not run: {', '.join(found[:8])}. Save the model "
+            "without Lambda layers, or as a SavedModel by `model.export(folder)`. If you trust "
+            f"whoever wrote it, pass `safe_mode=False` (`--unsafe`). Received: {path}"
+        )
+
+
+def read_saved_model(folder: Path) -> Any:
+    """Parse the graphs of a SavedModel, without loading it.
+
+    Args:
+        folder: The SavedModel.
+
+    Returns:
+        A `SavedModel` protocol buffer.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    from google.protobuf import message, text_format
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    binary = folder / "saved_model.pb"
+    try:
+        if binary.exists():
+            proto.ParseFromString(binary.read_bytes())
+        else:
+            text_format.Parse((folder / "saved_model.pbtxt").read_text(), proto)
+    except (message.DecodeError, text_format.ParseError) as error:
+        raise ValueError(f"The SavedModel cannot be loaded: {error}. Received: {folder}") from error
+    if not proto.meta_graphs:
+        raise ValueError(f"The SavedModel cannot be loaded: it is empty. Received: {folder}")
+    return proto
+
+
+def is_from_tensorflow_1(proto: Any) -> bool:
+    """Whether a SavedModel has no objects, only a graph with a session's variables."""
+    return not proto.meta_graphs[0].HasField("object_graph_def")
+
+
+def refuse_side_effects(proto: Any, source: str) -> None:
+    """Refuse a SavedModel whose graph reads or writes files, or runs Python.
+
+    Args:
+        proto: What `read_saved_model` returned.
+        source: The SavedModel's folder, for the message.
+
+    Raises:
+        ValueError: If it holds such an operator.
+    """
+    found = []
+    for graph in (meta.graph_def for meta in proto.meta_graphs):
+        bodies = (body.node_def for body in graph.library.function)
+        for nodes in (graph.node, *bodies):
+            found += [f"{node.name} ({node.op})" for node in nodes if node.op in _SIDE_EFFECTS]
+    if found:
+        raise ValueError(
+            "The SavedModel reads or writes files, or runs Python, while it runs: "
+            f"{', '.join(found[:8])}. No TFLite file can do so: leave that out of the signature. "
+            "If you trust whoever wrote it and the signature does not need them, pass "
+            f"`safe_mode=False` (`--unsafe`). Received: {source}"
+        )
+
+
+def _code_in(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        name = config.get("class_name")
+        if name in _CODE:
+            inner = config.get("config")
+            yield str(inner.get("name", name)) if isinstance(inner, dict) else str(name)
+            return
+        for value in config.values():
+            yield from _code_in(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _code_in(value)
+
+
+def _check_config_size(path: Path, size: int) -> None:
+    if size > _MOST_CONFIG_BYTES:
+        raise ValueError(
+            f"The config of a model has at most {_MOST_CONFIG_BYTES >> 20} MB. "
+            f"Received: {path}, {size:,} bytes"
+        )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
