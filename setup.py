@@ -47,6 +47,7 @@ setup(
         "matplotlib>=3.11",
         "numpy>=2.4",
         "pandas>=3.1",
+        "pillow>=13.0",
         "pydantic>=2.14,<3",
         "PyYAML>=6.0.3",
         "rich>=15.0",

@@ -44,7 +44,11 @@ def aeq(weight_bits: int) -> Method:
             spec = tfcompress.convert(model, file, "float32", calibration[:8]).inputs[0]
             content = file.read_bytes()
         samples = {"serving_default": [{spec.name: sample[None]} for sample in calibration]}
-        found = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
+        found = calibrator.Calibrator(
+            content,
+            mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
+            qsv_update_func=qsv_utils.min_max_update,
+        )
         found.calibrate(samples, recipes)
         engine = quantizer.Quantizer(content, recipes.get_quantization_recipe())
         result = engine.quantize(found.get_model_qsvs())
@@ -55,13 +59,14 @@ def aeq(weight_bits: int) -> Method:
 
 METHODS: dict[str, Method] = {
     "float32": own("float32"),
-    "converter_int8": own("int8"),
+    # Any tolerance: what is too far from the model to pass as a file is to be measured, too.
+    "converter_int8": own("int8", tolerance=1000),
     "aeq_int8": aeq(8),
-    "int8_min_max": own("int8", algorithms=[]),
+    "int8_min_max": own("int8", algorithms=[], tolerance=1000),
     "int8_equalization": own("int8", algorithms=["cross_layer_equalization"]),
     "int8": own("int8", effort="best"),
     "aeq_w4a8": aeq(4),
-    "w4a8_min_max": own("w4a8"),
+    "w4a8_min_max": own("w4a8", tolerance=1000),
     "w4a8_bias_correction": own("w4a8", algorithms=["bias_correction"]),
     "w4a8_adaround": own("w4a8", algorithms=["adaround"]),
     "w4a8_best": own("w4a8", effort="best"),

@@ -1,6 +1,7 @@
 """The trained float networks of the post-training benchmark."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,18 @@ def ds_cnn() -> Any:
     import keras
     from keras import layers
 
+    # Few steps of training: the statistics must follow quickly.
+    norm = functools.partial(layers.BatchNormalization, momentum=0.9)
     x = inputs = keras.Input((28, 28, 1), name="image")
     stem = layers.Conv2D(32, 4, 2, padding="same", use_bias=False, name="stem")
-    x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_bn")(stem(x)))
+    x = layers.ReLU(name="stem_relu")(norm(name="stem_bn")(stem(x)))
     for number in range(1, 4):
         depthwise = layers.DepthwiseConv2D(
             3, padding="same", use_bias=False, name=f"block{number}_depthwise"
         )
         pointwise = layers.Conv2D(32, 1, use_bias=False, name=f"block{number}_pointwise")
         for layer in (depthwise, pointwise):
-            x = layers.BatchNormalization(name=f"{layer.name}_bn")(layer(x))
+            x = norm(name=f"{layer.name}_bn")(layer(x))
             x = layers.ReLU(name=f"{layer.name}_relu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(10, activation="softmax", name="logits")(x))
@@ -125,8 +128,8 @@ NETWORKS = {
     "mobilenet_v2_unequal": Network(
         "cifar10", mobilenet_v2, 6, 20_000, (32, 32, 3), unequal_channels
     ),
-    "ds_cnn": Network("mnist", ds_cnn, 2, 30_000, (28, 28, 1)),
-    "lstm": Network("mnist", lstm, 4, 30_000, (14, 56)),
+    "ds_cnn": Network("mnist", ds_cnn, 8, 30_000, (28, 28, 1)),
+    "lstm": Network("mnist", lstm, 12, 30_000, (14, 56)),
 }
 
 

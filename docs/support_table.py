@@ -65,7 +65,9 @@ class Cell:
 def cells(names: list[str], blocks: dict[str, support_blocks.Block], scheme: str) -> list[Cell]:
     """Convert blocks with a scheme and compare them with Keras.
 
-    A conversion that fails for all blocks together is tried with each alone.
+    All together, because a conversion takes seconds. Each alone where that fails or leaves an
+    operator in float: the converter merges operators that are equal but for their range. Those of
+    `ptq` always alone: its ranges of one input are those of all that reads it.
 
     Args:
         names: Names of the blocks.
@@ -74,6 +76,8 @@ def cells(names: list[str], blocks: dict[str, support_blocks.Block], scheme: str
     """
     import keras
 
+    if scheme == "ptq" and len(names) > 1:
+        return [cells([name], blocks, scheme)[0] for name in names]
     keras.utils.set_random_seed(0)
     given = support_blocks.inputs()
     outputs = {f"block_{i:02d}": blocks[name](given) for i, name in enumerate(names)}
@@ -82,11 +86,15 @@ def cells(names: list[str], blocks: dict[str, support_blocks.Block], scheme: str
     _perturb(model)
     data = {name: values for name, values in support_blocks.samples().items() if name in used}
     try:
-        return _converted(model, data, scheme)
+        found = _converted(model, data, scheme)
     except (ValueError, RuntimeError) as error:
-        if len(names) == 1:
-            return [Cell(failure=str(error).split(".")[0][:80])]
-        return [cells([name], blocks, scheme)[0] for name in names]
+        found = [Cell(failure=str(error).split(".")[0][:80])] * len(names)
+    if len(names) == 1:
+        return found
+    return [
+        cells([name], blocks, scheme)[0] if cell.floats or cell.failure else cell
+        for name, cell in zip(names, found, strict=True)
+    ]
 
 
 def _used(outputs: list[Any], given: dict[str, Any]) -> list[str]:
@@ -123,7 +131,9 @@ def _converted(model: Any, data: dict[str, np.ndarray], scheme: str) -> list[Cel
             artifact = tfc.export(reference, path, calibration=data, tolerance=np.inf)
         expected = reference.predict(data, verbose=0)
         file = LiteRTModel(artifact)
-        answers = dict(zip([s.name for s in file.outputs], file.predict(data), strict=True))
+        predicted = file.predict(data)
+        predicted = predicted if isinstance(predicted, list) else [predicted]
+        answers = dict(zip([s.name for s in file.outputs], predicted, strict=True))
         floats = _float_operators(path)
         found = []
         for (_, wanted), spec in zip(sorted(expected.items()), file.outputs, strict=True):

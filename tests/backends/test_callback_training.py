@@ -91,6 +91,7 @@ np.save(folder + "/outputs.npy", outputs)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_callback_without_tensorflow(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

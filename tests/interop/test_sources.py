@@ -43,6 +43,7 @@ def test_keras_2_model_and_its_files(legacy, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_keras_2_model_that_cannot_be_rebuilt_is_traced(tf_keras, tmp_path):
     class Doubling(tf_keras.layers.Layer):
         def call(self, x):
