@@ -126,3 +126,11 @@ def test_bad_input(model):
         tfc.plan(keras.Sequential([layers.Dense(2)]), "int8")
     with pytest.raises(ValueError, match="Expected a Keras 3 model"):
         tfc.plan(np.ones(3), "int8")
+
+
+def test_sections_of_a_recipe_are_enough():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2)])
+    frame = tfc.plan(model, {"prune": {"sparsity": 0.5}, "quantize": {"scheme": "int8"}}).to_frame()
+    assert {"prune", "quantize"} <= set(frame.columns)
+    with pytest.raises(ValueError, match="sparsity"):
+        tfc.plan(model, {"prune": {"sparsty": 0.5}})

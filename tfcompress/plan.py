@@ -221,8 +221,9 @@ def plan(model: keras.Model, recipe: Any) -> Plan:
 
     Args:
         model: A built Keras model.
-        recipe: What to do: a recipe, its path or dict; a quantization scheme, its name, or a dict
-            of schemes by layer; a `tfcompress.callbacks.MagnitudePruning`; or a list of these.
+        recipe: What to do: a recipe, its path or dict, of which the sections `prune` and
+            `quantize` are enough; a quantization scheme, its name, or a dict of schemes by layer; a
+            `tfcompress.callbacks.MagnitudePruning`; or a list of these.
 
     Returns:
         One row for each weight tensor and, where quantization is part of it, each activation.
@@ -271,6 +272,10 @@ def _techniques(recipe: Any) -> list[tuple[str, Any]]:
 
     if isinstance(recipe, dict) and not Recipe.model_fields.keys() & recipe.keys():
         return [("quantize", schemes.get(recipe))]
+    if isinstance(recipe, dict) and recipe.keys() <= {"prune", "quantize"}:
+        # What else a recipe must have does not matter to a plan.
+        rest = {"data": {"source": "digits"}, "model": {"path": "model.keras"}}
+        recipe = {"version": 1, "name": "plan", **rest, **recipe}
     if is_path or isinstance(recipe, dict):
         recipe = Recipe.load(recipe)
     if isinstance(recipe, Recipe):
