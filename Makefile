@@ -59,7 +59,8 @@ bench: $(VENV)/.installed-test  ## the benchmarks against tfmot and the plain co
 	$(BIN)/python benchmarks/evaluation_speed.py
 	$(BIN)/python benchmarks/page.py
 
-docs: $(VENV)/.installed-docs  ## the documentation, as web pages in site/
+docs: $(VENV)/.installed-docs  ## convert every layer for the support table (10 minutes), and build site/
+	$(BIN)/python docs/support_table.py
 	$(BIN)/python docs/recipe_reference.py
 	$(BIN)/python benchmarks/page.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
