@@ -16,11 +16,11 @@ from tfcompress.evaluation.examples import disagreements, thumbnails
 from tfcompress.evaluation.kernels import Kernel, counterparts, histograms, sqnr
 from tfcompress.evaluation.latency import ROUNDS, interleaved, median_and_p95
 from tfcompress.evaluation.problem import Problem
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.evaluation.report import Report
 from tfcompress.evaluation.results import EntryResult, Latency, LayerResult
 from tfcompress.evaluation.samples import Samples, read_samples
 from tfcompress.evaluation.sizes import Sizes
+from tfcompress.progress import progress_bar
 
 if TYPE_CHECKING:
     from tfcompress.evaluation.layer_fidelity import FidelityReport

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tfcompress.export.memory import available_bytes, resident_bytes
+from tfcompress.progress import waiting
 
 _CONVERSIONS_PER_CHILD = 20  # the converter leaks about 10 MB a call
 _IDLE_SECONDS = 900  # TensorFlow holds half a gigabyte
@@ -128,9 +129,6 @@ class Worker:
             ConversionError: If the function raised, the child died, or the time or the memory was
                 used up. A `ValueError` that the function raised stays a `ValueError`.
         """
-        # The evaluation imports this module.
-        from tfcompress.evaluation.progress import waiting
-
         with self._lock, waiting(_job(target)):
             return self._call(target, time_limit, arguments)
 

@@ -9,6 +9,7 @@ import keras
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.graph import keras_internals
 from tfcompress.graph.model_inputs import call_flat, model_inputs
+from tfcompress.progress import progress_bar
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer, calibration_of
 from tfcompress.quantization.quantized_layer import QuantizedLayer
 
@@ -36,9 +37,6 @@ def calibrate(model: keras.Model, data: Any, batch_size: int = 32) -> None:
     Raises:
         ValueError: If the data do not fit the model's inputs.
     """
-    # The evaluation imports this package.
-    from tfcompress.evaluation.progress import progress_bar
-
     specs = model_inputs(model)
     samples = calibration_samples(data, [(name, shape[1:], dtype) for name, shape, dtype in specs])
     count = len(next(iter(samples.values())))

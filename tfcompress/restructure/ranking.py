@@ -10,13 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.evaluation.score import Score
 from tfcompress.evaluation.trial_samples import TrialSamples, trial_samples
 from tfcompress.graph import Graph, Tensor, flatten
 from tfcompress.graph.bypass import downstream, run_nodes
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.graph.selection import Patterns
+from tfcompress.progress import progress_bar
 from tfcompress.restructure.units import Unit, find_units
 
 if TYPE_CHECKING:

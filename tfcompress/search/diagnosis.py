@@ -16,13 +16,13 @@ from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.evaluation.layer_fidelity import FidelityReport, fidelity
 from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.evaluation.output_distance import OutputDistance, output_distance
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import SCHEMES
 from tfcompress.export.converter import convert
 from tfcompress.export.sources import predict
 from tfcompress.graph import Graph, Node, flatten
 from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.progress import progress_bar
 from tfcompress.quantization import schemes
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import wrappers_of

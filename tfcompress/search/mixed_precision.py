@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.evaluation.score import Metric, Score
 from tfcompress.evaluation.trial_samples import TrialSamples, trial_samples
 from tfcompress.export.exporter import export
@@ -19,6 +18,7 @@ from tfcompress.export.grid_restoration import packed_savings
 from tfcompress.export.sources import predict
 from tfcompress.export.verification import Tolerance
 from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.progress import progress_bar
 from tfcompress.quantization.calibrate import wrappers_of
 from tfcompress.quantization.post_training import quantize_post_training
 from tfcompress.search.allocation import Option, cheapest

@@ -9,10 +9,10 @@ from typing import Any
 
 import keras
 
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.evaluation.score import Metric, Score
 from tfcompress.evaluation.trial_samples import trial_samples
 from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.progress import progress_bar
 from tfcompress.search.curves import Sensitivity, SensitivityPoint
 from tfcompress.search.measurement_cache import MeasurementCache, fingerprint
 from tfcompress.search.method_registry import get_methods

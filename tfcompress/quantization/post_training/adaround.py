@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.graph import keras_internals
+from tfcompress.progress import progress_bar
 from tfcompress.quantization.calibrate import wrappers_of
 from tfcompress.quantization.post_training.algorithm import (
     Algorithm,

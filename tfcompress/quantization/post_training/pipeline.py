@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from tfcompress.datasets.calibration import calibration_samples
-from tfcompress.evaluation.progress import progress_bar
 from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.progress import progress_bar
 from tfcompress.quantization import observers, schemes
 from tfcompress.quantization.calibrate import wrappers_of
 from tfcompress.quantization.instrument import quantize_aware

@@ -1,7 +1,7 @@
 import io
 import sys
 
-from tfcompress.evaluation.progress import progress_bar, waiting
+from tfcompress.progress import progress_bar, waiting
 
 
 class Terminal(io.StringIO):
