@@ -100,6 +100,32 @@ def _evaluation_speed(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def _post_training(document: dict[str, Any]) -> list[str]:
+    methods = dict.fromkeys(name for row in document["results"].values() for name in row)
+
+    def cell(network: str, method: str) -> str | None:
+        found = document["results"][network].get(method)
+        if found is None:
+            return None
+        return "fails" if "failed" in found else f"{found['accuracy']}, {found['bytes']:,} B"
+
+    rows = [
+        [method, *(cell(network, method) for network in document["results"])] for method in methods
+    ]
+    goals = [
+        [goal["network"], goal["goal"], goal["lead"], goal["met"]] for goal in document["goals"]
+    ]
+    return [
+        "Four trained networks, quantized without training: accuracy in percent, and bytes.",
+        "Names that begin with `converter` and `aeq` are TensorFlow's converter and",
+        "ai-edge-quantizer; the channels of `mobilenet_v2_unequal` were given unequal ranges.",
+        "",
+        *_table(["", *document["results"]], rows),
+        "",
+        *_table(["network", "goal", "points", "met"], goals),
+    ]
+
+
 def _anything(document: dict[str, Any]) -> list[str]:
     """Return a result of no known form: its figures by dotted name, its lists as tables."""
     told = {"command", "date", "python", "processors", "versions"}
@@ -134,6 +160,7 @@ def _is_table(value: Any) -> bool:
 
 _SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "resnet8_cifar10": ("Accuracy and size beside tensorflow-model-optimization", _resnet8),
+    "ptq": ("Post-training quantization beside its peers", _post_training),
     "step_time": ("Time of a training step", _step_time),
     "evaluation_speed": ("Speed of the evaluation", _evaluation_speed),
 }
