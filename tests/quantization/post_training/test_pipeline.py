@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.quantization.calibrate import quantizers_of
 from tfcompress.quantization.post_training import (
     ALGORITHMS,
     EFFORTS,
@@ -46,6 +48,33 @@ def test_presets(chain, samples):
     assert names == ["cross_layer_equalization", "bias_absorption", "bias_correction"]
     np.testing.assert_allclose(done.reference(samples), model(samples), atol=1e-4)
     assert EFFORTS["best"] == (*names[:2], "adaround", names[2])
+
+
+def test_best_effort_chooses_the_observer(samples):
+    keras.utils.set_random_seed(0)
+    # An outlier behind which everything saturates is not worth the range.
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            keras.layers.Conv2D(4, 3, activation="tanh", name="conv"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
+    spiky = samples.copy()
+    spiky[0, 0, 0, 0] = 60.0
+    done = quantize_post_training(model, "int8", spiky, effort="best")
+    tried = next(outcome for outcome in done.outcomes if outcome.algorithm == "observer")
+    ratios = {row.layer: row.figures["sqnr"] for row in tried.layers}
+    best = max(ratios, key=ratios.get)
+    assert best.startswith("percentile")
+    assert ratios[best] > ratios["its own"] + 1
+    assert best in tried.note
+    ranges = [q.range for q in quantizers_of(done.model)]
+    assert max(high for _, high in ranges) < 40
+    # What is given is not overruled.
+    done = quantize_post_training(model, "int8", spiky, effort="best", observer="min_max")
+    assert "observer" not in [outcome.algorithm for outcome in done.outcomes]
 
 
 def test_an_algorithm_of_ones_own(chain, samples):

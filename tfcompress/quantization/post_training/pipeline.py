@@ -22,6 +22,7 @@ from tfcompress.quantization.post_training.algorithm import (
     get_algorithm,
 )
 from tfcompress.quantization.post_training.batchnorm_folding import fold_batchnorms
+from tfcompress.quantization.post_training.observer_choice import choose_observer
 from tfcompress.quantization.schemes import Scheme, SchemeLike, SchemeMap
 
 # What `effort` stands for, where `algorithms` are not given.
@@ -81,8 +82,9 @@ def quantize_post_training(
         algorithms: Names or objects, in the order in which to run them. Defaults to None: those of
             `effort`.
         effort: `"fast"`: equalization, bias absorption and bias correction, a few passes over the
-            samples. `"best"`: with AdaRound in addition, and weights of fewer than 8 bits clipped
-            for least error. Defaults to None: `"fast"` where no algorithms are given.
+            samples. `"best"`: with AdaRound in addition, weights of fewer than 8 bits clipped for
+            least error, and the observer that disturbs the outputs least, where none is given.
+            Defaults to None: `"fast"` where no algorithms are given.
         limit: Most samples to use. Defaults to 512.
 
     Returns:
@@ -119,12 +121,21 @@ def quantize_post_training(
     samples = calibration_samples(calibration, specs, limit)
     patterns = [pattern for pattern, _ in found.entries] if isinstance(found, SchemeMap) else None
     reference = fold_batchnorms(model, keep=patterns)
-    outcomes = []
+    outcomes: list[Outcome | None] = []
     with progress_bar(2 * len(chosen) + 1) as advance:
         for algorithm in chosen:
             outcomes.append(algorithm.prepare(reference, samples))
             advance(algorithm.name, 1)
-        quantized = quantize_aware(reference, found, calibration=samples, verbose=False)
+
+        def quantize(other: observers.Observer | None = None) -> keras.Model:
+            schemes_now = found if other is None else _schemes(found, other, None)
+            return quantize_aware(reference, schemes_now, calibration=samples, verbose=False)
+
+        if effort == "best" and observer is None:
+            quantized, outcome = choose_observer(reference, quantize, samples)
+            outcomes.append(outcome)
+        else:
+            quantized = quantize()
         advance("calibration", 1)
     for algorithm in chosen:
         outcomes.append(algorithm.refine(reference, quantized, samples))
