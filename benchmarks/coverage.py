@@ -9,11 +9,8 @@ benchmark that was stopped continues where it was.
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
 LIBRARIES = ("tfcompress", "tfmot")
 BATCH = 4
@@ -160,15 +158,7 @@ def run_child(library: str, name: str, work: Path) -> None:
         run(NETWORKS[name], work / f"{library}_{name}.tflite", facts.__setitem__)
     except Exception as error:  # a failure is a result: the other networks go on
         facts["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-    write(work / f"{library}_{name}.json", facts)
-
-
-def write(path: Path, content: Any) -> None:
-    """Writes JSON aside and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".aside")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(aside, path)
+    record.write(work / f"{library}_{name}.json", facts)
 
 
 def start_child(library: str, name: str, work: Path) -> None:
@@ -181,7 +171,7 @@ def start_child(library: str, name: str, work: Path) -> None:
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     if finished.returncode and not (work / f"{library}_{name}.json").exists():
         facts = {"error": f"the process died with status {finished.returncode}"}
-        write(work / f"{library}_{name}.json", facts)
+        record.write(work / f"{library}_{name}.json", facts)
 
 
 def verdict(facts: dict[str, Any]) -> str:
@@ -242,16 +232,8 @@ def main() -> None:
         }
         for library in LIBRARIES
     }
-    write(
-        arguments.output,
-        {
-            "command": "python benchmarks/coverage.py",
-            "date": datetime.date.today().isoformat(),
-            "python": platform.python_version(),
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "results": results,
-        },
-    )
+    circumstances = record.circumstances("python benchmarks/coverage.py", PACKAGES)
+    record.write(arguments.output, {**circumstances, "results": results})
     print(table(results))
 
 

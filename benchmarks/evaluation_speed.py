@@ -10,16 +10,12 @@ Without `--file` a ResNet8 with random weights is quantized: its operators are w
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import record
 
 BATCH = 64
 SAMPLES = 10_000
@@ -90,19 +86,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments.file or random_resnet8(folder))
     document = {
-        "command": "python benchmarks/evaluation_speed.py",
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("ai-edge-litert", "numpy")
-        },
+        **record.circumstances(
+            "python benchmarks/evaluation_speed.py", ("ai-edge-litert", "numpy")
+        ),
         "samples": SAMPLES,
         "batch_size": BATCH,
         **found,
         "met": found["ratio"] <= GOAL,
     }
-    RESULT.write_text(json.dumps(document, indent=2) + "\n")
+    record.write(RESULT, document)
     print(f"bare loop {found['bare_seconds']} s, evaluated {found['evaluated_seconds']} s")
     print(f"ratio {found['ratio']} (goal: at most {GOAL})")
 

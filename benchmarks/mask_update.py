@@ -10,12 +10,7 @@ other work the latter tell more. What an update copies to the host is counted, t
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
 import math
-import os
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +20,7 @@ from typing import Any
 
 import models
 import numpy as np
+import record
 
 GOAL = 0.05
 UPDATES = 5
@@ -133,21 +129,15 @@ def main() -> None:
         print(f"{result['variant']}: {share:.3%} of the training time (goal {GOAL:.0%})")
     backend = keras.config.backend()
     summary = {
-        "command": " ".join(["python", *sys.argv]),
+        **record.circumstances(" ".join(["python", *sys.argv]), ("keras", backend, "numpy")),
         "backend": backend,
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "versions": {n: importlib.metadata.version(n) for n in ("keras", backend, "numpy")},
         "batch_size": arguments.batch_size,
         "step": step,
         "frequency": FREQUENCY,
         "goal": GOAL,
         "results": results,
     }
-    aside = arguments.output.with_suffix(".aside")
-    aside.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(aside, arguments.output)
+    record.write(arguments.output, summary)
 
 
 if __name__ == "__main__":

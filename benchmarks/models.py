@@ -26,6 +26,21 @@ def resnet8(keras: ModuleType, classes: int = 10, size: int | None = 32) -> Any:
 
     Reference: mlcommons/tiny, `benchmark/training/image_classification/keras_model.py`.
     """
+    return _resnet(keras, 1, classes, size, "resnet8")
+
+
+def resnet20(keras: ModuleType, classes: int = 10, size: int | None = 32) -> Any:
+    """ResNet20 for CIFAR-10: three stacks of three residual blocks, 16, 32 and 64 filters.
+
+    274,442 parameters; arguments, inputs and outputs as of `resnet8`. Where a stack halves the
+    image, the shortcut is a convolution (option B of the paper).
+
+    Reference: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2.
+    """
+    return _resnet(keras, 3, classes, size, "resnet20")
+
+
+def _resnet(keras: ModuleType, blocks: int, classes: int, size: int | None, name: str) -> Any:
     layers = keras.layers
 
     def convolution(x: Any, filters: int, size: int, strides: int, name: str) -> Any:
@@ -45,14 +60,17 @@ def resnet8(keras: ModuleType, classes: int = 10, size: int | None = 32) -> Any:
     inputs = keras.Input((size, size, 3), name="image")
     x = normalised(inputs, 16, 1, "stem")
     x = layers.Activation("relu", name="stem_relu")(x)
-    for stack, (filters, strides) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
-        y = normalised(x, filters, strides, f"stack{stack}_a")
-        y = layers.Activation("relu", name=f"stack{stack}_a_relu")(y)
-        y = normalised(y, filters, 1, f"stack{stack}_b")
-        if strides != 1:
-            x = convolution(x, filters, 1, strides, f"stack{stack}_shortcut")
-        x = layers.Add(name=f"stack{stack}_add")([x, y])
-        x = layers.Activation("relu", name=f"stack{stack}_relu")(x)
+    for stack, filters in enumerate((16, 32, 64), start=1):
+        for number in range(1, blocks + 1):
+            strides = 2 if stack > 1 and number == 1 else 1
+            block = f"stack{stack}" if blocks == 1 else f"stack{stack}_block{number}"
+            y = normalised(x, filters, strides, f"{block}_a")
+            y = layers.Activation("relu", name=f"{block}_a_relu")(y)
+            y = normalised(y, filters, 1, f"{block}_b")
+            if strides != 1:
+                x = convolution(x, filters, 1, strides, f"{block}_shortcut")
+            x = layers.Add(name=f"{block}_add")([x, y])
+            x = layers.Activation("relu", name=f"{block}_relu")(x)
     if size is None:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     else:
@@ -61,7 +79,7 @@ def resnet8(keras: ModuleType, classes: int = 10, size: int | None = 32) -> Any:
     outputs = layers.Dense(
         classes, activation="softmax", kernel_initializer="he_normal", name="logits"
     )(x)
-    return keras.Model(inputs, outputs, name="resnet8")
+    return keras.Model(inputs, outputs, name=name)
 
 
 def mobilenet_tiny(keras: ModuleType, classes: int = 10) -> Any:

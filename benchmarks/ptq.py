@@ -8,18 +8,16 @@ it was, and `--force` makes the files again.
 """
 
 import argparse
-import datetime
 import gzip
-import importlib.metadata
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import ptq_methods
 import ptq_networks
+import record
 import scores
 
 CALIBRATION = 256
@@ -92,30 +90,16 @@ def report(work: Path, output: Path) -> dict[str, Any]:
         for name in ptq_networks.NETWORKS
         if (work / f"ptq_{name}.json").exists()
     }
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
     summary = {
-        "command": "python benchmarks/ptq.py --data-dir $TFCOMPRESS_DATA_DIR",
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "versions": versions,
+        **record.circumstances(
+            "python benchmarks/ptq.py --data-dir $TFCOMPRESS_DATA_DIR", PACKAGES
+        ),
         "calibration_samples": CALIBRATION,
         "results": results,
         "goals": goals(results),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _write(output, summary)
+    record.write(output, summary)
     return summary
-
-
-def _write(path: Path, value: Any) -> None:
-    aside = path.with_suffix(".aside")
-    aside.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(aside, path)
 
 
 def run_network(
@@ -137,7 +121,7 @@ def run_network(
         print(f"== {name}: {method}", flush=True)
         found[method] = run_method(method, model, work / f"{name}_{method}.tflite", arrays)
         print(found[method], flush=True)
-        _write(store, found)
+        record.write(store, found)
 
 
 def parsed_arguments() -> argparse.Namespace:

@@ -170,9 +170,9 @@ def trained(name: str, arrays: dict[str, np.ndarray], work: Path, data_dir: str 
     weights = work / ("float.npz" if name == "resnet8" else f"{name}.npz")
     if not weights.exists():
         if name == "resnet8":
-            import resnet8_float
+            import float_training
 
-            resnet8_float.run(work, cifar10.load(data_dir, work / "cifar10.npz"))
+            float_training.run(work, cifar10.load(data_dir, work / "cifar10.npz"))
         else:
             _train(model, network, arrays)
             np.savez(weights, *model.get_weights())

@@ -8,11 +8,8 @@ folder: a benchmark that was stopped continues where it was, and `--force` runs 
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 
 import cifar10
 import fine_tuning
+import record
 
 STAGES = (
     "float",
@@ -53,9 +51,9 @@ def run_stage(stage: str, work: Path, data_dir: str | None) -> None:
     """Runs one stage in this process and writes its result to the work folder."""
     arrays = cifar10.load(data_dir, work / "cifar10.npz")
     if stage == "float":
-        import resnet8_float
+        import float_training
 
-        result = resnet8_float.run(work, arrays)
+        result = float_training.run(work, arrays)
     elif stage.startswith("tfmot_"):
         import resnet8_tfmot
 
@@ -64,10 +62,7 @@ def run_stage(stage: str, work: Path, data_dir: str | None) -> None:
         import resnet8_tfcompress
 
         result = resnet8_tfcompress.run(stage, work, arrays)
-    path = work / f"{stage}.json"
-    aside = path.with_suffix(".aside")
-    aside.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(aside, path)
+    record.write(work / f"{stage}.json", result)
 
 
 def start_stage(stage: str, work: Path, data_dir: str | None) -> None:
@@ -156,11 +151,7 @@ def report(work: Path, output: Path, command: str) -> dict[str, Any]:
         if (work / f"{stage}.json").exists()
     }
     summary = {
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        **record.circumstances(command, PACKAGES),
         "fine_tuning": {
             "optimizer": "Adam, cosine decay to zero",
             "batch_size": fine_tuning.BATCH_SIZE,
@@ -174,10 +165,7 @@ def report(work: Path, output: Path, command: str) -> dict[str, Any]:
         "results": results,
         "goals": goals(results),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_suffix(".aside")
-    aside.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(aside, output)
+    record.write(output, summary)
     return summary
 
 

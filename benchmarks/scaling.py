@@ -7,11 +7,6 @@ size of a process that only builds and trains one model, since no process gives 
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -20,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
 LAYERS = (50, 100, 200, 400)
 KINDS = ("float", "qat")
@@ -136,20 +132,13 @@ def main() -> None:
     for row in times:
         print(f"{row['layers']} layers: {row['seconds']} s, {row['milliseconds_a_layer']} ms each")
     summary = {
-        "command": "python benchmarks/scaling.py",
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "versions": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
+        **record.circumstances("python benchmarks/scaling.py", ("tensorflow", "keras")),
         "goals": GOALS,
         "memory": {"batch_size": arguments.batch_size, **peaks, "ratio": ratio},
         "mobilenet_v2": network,
         "wrapping": times,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = arguments.output.with_suffix(".aside")
-    aside.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(aside, arguments.output)
+    record.write(arguments.output, summary)
 
 
 if __name__ == "__main__":

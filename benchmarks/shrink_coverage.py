@@ -9,10 +9,7 @@ keeps its result in the work folder: a benchmark that was stopped continues wher
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import platform
 import sys
 import time
 import traceback
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from coverage import NETWORKS, PACKAGES, Network, images, train_step
 
 GOAL = 0.5
@@ -133,22 +131,17 @@ def main() -> None:
             except Exception:
                 # One network that fails is a result; the others still run.
                 facts = {"failed": traceback.format_exc()}
-            file.write_text(json.dumps(facts, indent=1))
+            record.write(file, facts)
         print(row(name, json.loads(file.read_text())), flush=True)
     results = {
         name: json.loads(path.read_text())
         for name in NETWORKS
         if (path := arguments.work_dir / f"{name}.json").exists()
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "command": "python benchmarks/shrink_coverage.py",
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "results": results,
-    }
-    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    command = "python benchmarks/shrink_coverage.py"
+    command += " --export" if arguments.export else ""
+    circumstances = record.circumstances(command, PACKAGES)
+    record.write(arguments.output, {**circumstances, "results": results})
 
 
 if __name__ == "__main__":

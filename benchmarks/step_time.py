@@ -9,11 +9,6 @@ backend, so that GPU machines with JAX or PyTorch alone can run it.
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +17,7 @@ from typing import Any
 
 import models
 import numpy as np
+import record
 
 GOALS = {"pruning": 1.05, "qat": 1.35}
 WARM_UP_STEPS = 5
@@ -155,21 +151,12 @@ def main() -> None:
             compiler = "XLA" if jit else "no XLA"
             print(f"{name}, {compiler}: float {milliseconds} ms, {ratios}", flush=True)
     summary = {
-        "command": " ".join(["python", *sys.argv]),
+        **record.circumstances(" ".join(["python", *sys.argv]), ("keras", backend, "numpy")),
         "backend": backend,
         "policy": arguments.policy,
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("keras", backend, "numpy")
-        },
         "results": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = arguments.output.with_suffix(".aside")
-    aside.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(aside, arguments.output)
+    record.write(arguments.output, summary)
 
 
 if __name__ == "__main__":

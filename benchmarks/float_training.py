@@ -1,10 +1,11 @@
-"""The float stage of the ResNet8 benchmark: the baseline that both libraries start from."""
+"""The float training of the ResNet benchmarks: the baseline that all compression starts from."""
 
 import dataclasses
 import itertools
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,21 @@ def _compile(model: Any, steps: int, cycle: Cycle) -> None:
     )
 
 
-def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Trains the float model and writes its weights to `float.npz`.
+def run(
+    work: Path,
+    arrays: dict[str, np.ndarray],
+    build: Callable[..., Any] = models.resnet8,
+    cycles: Sequence[Cycle] = CYCLES,
+) -> dict[str, Any]:
+    """Trains a float model and writes its weights to `float.npz`.
 
     A run that was stopped continues with the epoch after the last one that it finished.
 
     Args:
         work: The work folder.
         arrays: The decoded CIFAR-10.
+        build: Builds the model for images of a size, like `models.resnet8`, the default.
+        cycles: The cycles of the learning rate. Defaults to `CYCLES`, which are for ResNet8.
 
     Returns:
         The accuracy in percent and how it was trained.
@@ -73,8 +81,8 @@ def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
     checkpoint, progress = work / "float_last.keras", work / "float_progress.json"
     steps = len(arrays["x_train"]) // BATCH_SIZE
-    plan = [(cycle, size) for cycle in CYCLES for size in cycle.sizes]
-    starts = list(itertools.accumulate((len(cycle.sizes) for cycle in CYCLES), initial=0))
+    plan = [(cycle, size) for cycle in cycles for size in cycle.sizes]
+    starts = list(itertools.accumulate((len(cycle.sizes) for cycle in cycles), initial=0))
     images = cifar10.scaled(arrays["x_test"])
     done = 0
     if progress.exists():
@@ -82,7 +90,7 @@ def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         model = keras.models.load_model(checkpoint)
     else:
         keras.utils.set_random_seed(SEED)
-        model = models.resnet8(keras, size=None)
+        model = build(keras, size=None)
     for epoch in range(done, len(plan)):
         cycle, size = plan[epoch]
         if epoch in starts:
@@ -102,7 +110,7 @@ def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             outputs = model.predict(images, batch_size=500, verbose=0)
             line += f", test accuracy {scores.accuracy(outputs, arrays['y_test']):.2f}"
         print(f"{line}, {time.monotonic() - start:.0f} s", flush=True)
-    final = models.resnet8(keras)
+    final = build(keras)
     final.set_weights(model.get_weights())
     final.save(work / "float.keras")
     np.savez(work / "float.npz", *final.get_weights())
@@ -111,7 +119,7 @@ def run(work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "keras_accuracy": scores.accuracy(outputs, arrays["y_test"]),
         "parameters": final.count_params(),
         "training": {
-            "cycles": [dataclasses.asdict(cycle) for cycle in CYCLES],
+            "cycles": [dataclasses.asdict(cycle) for cycle in cycles],
             "batch_size": BATCH_SIZE,
             "optimizer": "AdamW",
             "weight_decay": WEIGHT_DECAY,
