@@ -1,6 +1,9 @@
 """Fixtures that several test folders share."""
 
 import os
+import subprocess
+import sys
+import textwrap
 
 # Before anything imports TensorFlow or matplotlib.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,3 +39,39 @@ def tiny_cnn() -> Callable:
         return keras.Model(inputs, keras.layers.Softmax(name="probabilities")(x), name="tiny_cnn")
 
     return build
+
+
+@pytest.fixture(scope="session")
+def own_step() -> type:
+    """Return a class of models with a training step of their own, written with TensorFlow."""
+    import keras
+
+    class OwnStep(keras.Model):
+        def train_step(self, data):
+            import tensorflow as tf
+
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            variables = self.trainable_variables
+            self.optimizer.apply(tape.gradient(loss, variables), variables)
+            return {"loss": loss}
+
+    return OwnStep
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable:
+    """Return a function that runs a script in a process of its own and returns what it prints."""
+
+    def run(script, *flags, **environment):
+        result = subprocess.run(
+            [sys.executable, *flags, "-c", textwrap.dedent(script)],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr[-4000:]
+        return result.stdout
+
+    return run

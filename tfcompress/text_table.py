@@ -39,6 +39,34 @@ def render(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WI
     return "\n".join(text for line in (header, rule, *rows) for text in _lines(line, widths))
 
 
+def render_figures(rows: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
+    """Return the lines of a table of names and figures.
+
+    The ends of long names are shown where the figures leave too little room in `width` columns.
+
+    Args:
+        rows: The name and the figures of each row, headings first.
+        width: Columns of the terminal. Defaults to 80.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rest = sum(widths[1:]) + len(GAP) * len(widths[1:])
+    widths[0] = min(widths[0], max(LEAST, width - rest))
+    lines = [
+        GAP.join(
+            [
+                _end(row[0], widths[0]).ljust(widths[0]),
+                *(figure.rjust(own) for figure, own in zip(row[1:], widths[1:])),
+            ]
+        )
+        for row in rows
+    ]
+    return [lines[0], "─" * len(lines[0]), *lines[1:]]
+
+
+def _end(name: str, width: int) -> str:
+    return name if len(name) <= width else "…" + name[-(width - 1) :]
+
+
 def _lines(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     wrapped = [
         textwrap.wrap(cell, width, subsequent_indent=" ", break_on_hyphens=False) or [""]

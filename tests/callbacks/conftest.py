@@ -1,10 +1,5 @@
 """A small classifier with three kernels of 416 weights, and what the pruning tests look at."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
 STEPS = 8
@@ -122,21 +117,32 @@ def recorder():
     return Recorder
 
 
+class Killed(RuntimeError):
+    """Stands for the end of the process."""
+
+
 @pytest.fixture
-def run_python():
-    """Return a function that runs a script in a process of its own and returns what it prints."""
+def killed():
+    """Return the exception with which a training ends that is killed."""
+    return Killed
 
-    def run(script, *flags, **environment):
-        result = subprocess.run(
-            [sys.executable, *flags, "-c", textwrap.dedent(script)],
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr[-4000:]
-        return result.stdout
 
-    return run
+@pytest.fixture
+def kill():
+    """Return a callback class that kills the training after some batches."""
+    import keras
+
+    class Kill(keras.callbacks.Callback):
+        def __init__(self, step):
+            super().__init__()
+            self.step = step
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.step -= 1
+            if self.step == 0:
+                raise Killed
+
+    return Kill
 
 
 @pytest.fixture

@@ -11,21 +11,6 @@ from tfcompress.pruning.enforcement import MaskConstraint
 STEPS = 8
 
 
-class Killed(RuntimeError):
-    pass
-
-
-class Kill(keras.callbacks.Callback):
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step -= 1
-        if self.step == 0:
-            raise Killed
-
-
 @pytest.mark.parametrize("pruning_first", [True, False])
 def test_early_stopping_restores_sparse_weights(pruning_first, dense_model, fit, sparsity):
     model = dense_model()
@@ -147,13 +132,13 @@ def test_files_load_in_plain_keras(tmp_path, dense_model, fit, data, run_python)
     run_python(script, "-W", "error::UserWarning")
 
 
-def test_an_exception_leaves_no_double_constraint(dense_model, fit):
+def test_an_exception_leaves_no_double_constraint(dense_model, fit, kill, killed):
     model = dense_model()
     own = keras.constraints.NonNeg()
     model.get_layer("a").kernel.constraint = own
     for _ in range(2):
-        with pytest.raises(Killed):
-            fit(model, MagnitudePruning(0.5), Kill(5))
+        with pytest.raises(killed):
+            fit(model, MagnitudePruning(0.5), kill(5))
     chained = model.get_layer("a").kernel.constraint
     assert isinstance(chained, MaskConstraint)
     assert chained.inner is own

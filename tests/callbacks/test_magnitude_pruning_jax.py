@@ -68,10 +68,12 @@ def test_jax_without_tensorflow(tmp_path, fit, kernels, run_python):
         backup = lambda: keras.callbacks.BackupAndRestore(folder + "/backup",
                                                           delete_checkpoint=False)
         killed = build(rate=0.0)
+        interrupted = False
         try:
             fit(killed, MagnitudePruning(0.75), backup(), Kill())
         except KeyboardInterrupt:
-            pass
+            interrupted = True
+        assert interrupted
         resumed = build(1, rate=0.0)
         fit(resumed, backup(), MagnitudePruning(0.75))
         assert find_state(resumed).step == 24

@@ -12,21 +12,6 @@ STEPS = 8
 TOTAL = 8 * 16 + 16 * 16 + 16 * 2
 
 
-class Killed(RuntimeError):
-    pass
-
-
-class Kill(keras.callbacks.Callback):
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step -= 1
-        if self.step == 0:
-            raise Killed
-
-
 @pytest.fixture
 def uninterrupted(dense_model, fit):
     """The model after a training that was not interrupted."""
@@ -37,7 +22,7 @@ def uninterrupted(dense_model, fit):
 
 @pytest.mark.parametrize("pruning_first", [True, False])
 def test_backup_and_restore_continues_exactly(
-    tmp_path, pruning_first, dense_model, fit, uninterrupted
+    tmp_path, pruning_first, dense_model, fit, uninterrupted, kill, killed
 ):
     def callbacks():
         pair = [
@@ -46,8 +31,8 @@ def test_backup_and_restore_continues_exactly(
         ]
         return pair if pruning_first else pair[::-1]
 
-    with pytest.raises(Killed):
-        fit(dense_model(), *callbacks(), Kill(3 * STEPS + 2), epochs=6)
+    with pytest.raises(killed):
+        fit(dense_model(), *callbacks(), kill(3 * STEPS + 2), epochs=6)
     resumed = dense_model(seed=7)
     fit(resumed, *callbacks(), epochs=6)
     assert find_state(resumed).step == 6 * STEPS
@@ -56,9 +41,11 @@ def test_backup_and_restore_continues_exactly(
 
 
 @pytest.mark.parametrize(
-    ("pruning_first", "kill"), [(True, 3), (True, 11), (True, 31), (False, 6), (False, 17)]
+    ("pruning_first", "after"), [(True, 3), (True, 11), (True, 31), (False, 6), (False, 17)]
 )
-def test_killed_between_backups(tmp_path, pruning_first, kill, dense_model, fit, zeros):
+def test_killed_between_backups(
+    tmp_path, pruning_first, after, dense_model, fit, zeros, kill, killed
+):
     def callbacks():
         pair = [
             MagnitudePruning(0.8, frequency=3),
@@ -68,9 +55,9 @@ def test_killed_between_backups(tmp_path, pruning_first, kill, dense_model, fit,
         ]
         return pair if pruning_first else pair[::-1]
 
-    with pytest.raises(Killed):
-        fit(dense_model(), *callbacks(), Kill(kill), epochs=6)
-    saved = kill // 5 * 5
+    with pytest.raises(killed):
+        fit(dense_model(), *callbacks(), kill(after), epochs=6)
+    saved = after // 5 * 5
     resumed, seen = dense_model(seed=7), []
     pruning, backup = callbacks() if pruning_first else callbacks()[::-1]
     look = keras.callbacks.LambdaCallback(
@@ -87,15 +74,15 @@ def test_killed_between_backups(tmp_path, pruning_first, kill, dense_model, fit,
     assert find_state(resumed).sparsity == round(0.8 * TOTAL) / TOTAL
 
 
-def test_resumed_from_a_keras_file(tmp_path, dense_model, fit, uninterrupted):
+def test_resumed_from_a_keras_file(tmp_path, dense_model, fit, uninterrupted, kill, killed):
     model = dense_model()
     path = tmp_path / "checkpoint.keras"
-    with pytest.raises(Killed):
+    with pytest.raises(killed):
         fit(
             model,
             MagnitudePruning(0.8),
             keras.callbacks.ModelCheckpoint(path),
-            Kill(3 * STEPS + 2),
+            kill(3 * STEPS + 2),
             epochs=6,
         )
     resumed = keras.models.load_model(path)
@@ -105,7 +92,9 @@ def test_resumed_from_a_keras_file(tmp_path, dense_model, fit, uninterrupted):
         np.testing.assert_array_equal(weight, expected)
 
 
-def test_resumed_from_a_file_of_the_middle_of_an_epoch(tmp_path, dense_model, fit, zeros):
+def test_resumed_from_a_file_of_the_middle_of_an_epoch(
+    tmp_path, dense_model, fit, zeros, kill, killed
+):
     model = dense_model()
     path = tmp_path / "checkpoint.keras"
     save = keras.callbacks.LambdaCallback(
@@ -113,8 +102,8 @@ def test_resumed_from_a_file_of_the_middle_of_an_epoch(tmp_path, dense_model, fi
             model.save(path) if model.optimizer.iterations == 3 * STEPS + 5 else None
         )
     )
-    with pytest.raises(Killed):
-        fit(model, MagnitudePruning(0.8), save, Kill(3 * STEPS + 6), epochs=6)
+    with pytest.raises(killed):
+        fit(model, MagnitudePruning(0.8), save, kill(3 * STEPS + 6), epochs=6)
     resumed = keras.models.load_model(path)
     before = zeros(resumed)
     steps = []
@@ -129,12 +118,12 @@ def test_resumed_from_a_file_of_the_middle_of_an_epoch(tmp_path, dense_model, fi
 
 @pytest.mark.parametrize("same_callback", [True, False])
 def test_a_second_fit_with_an_initial_epoch_continues(
-    same_callback, dense_model, fit, zeros, recorder
+    same_callback, dense_model, fit, zeros, recorder, kill, killed
 ):
     model = dense_model()
     pruning = MagnitudePruning(0.8, begin=0, end=30)
-    with pytest.raises(Killed):
-        fit(model, pruning, Kill(2 * STEPS), epochs=6)
+    with pytest.raises(killed):
+        fit(model, pruning, kill(2 * STEPS), epochs=6)
     reached = zeros(model)
     follow = pruning if same_callback else MagnitudePruning(0.8, begin=0, end=30)
     recorder = recorder()

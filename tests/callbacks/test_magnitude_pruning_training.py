@@ -66,21 +66,9 @@ def test_mixed_precision(compiled, fit, sparsity):
     assert sparsity(model) == 0.5
 
 
-class OwnStep(keras.Model):
-    def train_step(self, data):
-        import tensorflow as tf
-
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x, training=True))
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return {"loss": loss}
-
-
-def test_own_train_step(dense_model, compiled, fit, recorder):
+def test_own_train_step(own_step, dense_model, compiled, fit, recorder):
     base, recorder = dense_model(), recorder()
-    model = compiled(OwnStep(base.inputs, base.outputs))
+    model = compiled(own_step(base.inputs, base.outputs))
     fit(model, MagnitudePruning(0.75), recorder)
     assert recorder.sparsities[-1] == 0.75
 

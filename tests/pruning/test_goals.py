@@ -10,7 +10,10 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.callbacks import MagnitudePruning
+from tfcompress.graph.macs import count_macs
+from tfcompress.pruning.goals import MacsGoal, Outcome
 from tfcompress.pruning.gzip_goal import GzipGoal
+from tfcompress.pruning.targets import prunable_weights
 
 KERNELS = {"conv1": 288, "conv2": 1152, "dense": 256, "logits": 64}
 # Multiplications: 64 positions of each convolution, one of each dense layer.
@@ -77,6 +80,16 @@ def test_parameters_are_exact_and_bytes_within_two_percent(network, convnet, pru
     asked = round(0.75 * dense_bytes(model))
     callback = prune(model, bytes=asked)
     assert sparse_bytes(model) == callback.reached.reached == pytest.approx(asked, rel=0.02)
+
+
+def test_macs_of_every_step_count():
+    steps = layers.TimeDistributed(layers.Dense(16))
+    model = keras.Sequential([keras.Input((5, 8)), steps, layers.Flatten(), layers.Dense(4)])
+    masks = tfc.pruning.attach_state(model, prunable_weights(model)[0]).masks
+    goal = MacsGoal(100)
+    goal.bind(model, masks)
+    dense = goal.measure([Outcome(mask, mask.value.value, 0) for mask in masks])
+    assert dense == 5 * 8 * 16 + 80 * 4 == sum(count_macs(model).values())
 
 
 @pytest.mark.parametrize("asked", [0.3, 25_000])

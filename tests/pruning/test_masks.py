@@ -143,36 +143,34 @@ def test_narrowing_is_exact(monkeypatch, layout, sparsity):
     assert threshold.pruned_ties == count - (values < expected).sum()
 
 
-def test_few_values_reach_the_host(monkeypatch):
-    copied = []
+@pytest.fixture
+def copied(monkeypatch):
+    """Numbers of values that are copied to the host, copy by copy."""
+    counts = []
     original = ops.convert_to_numpy
 
     def counting(x):
-        copied.append(math.prod(x.shape))
+        counts.append(math.prod(x.shape))
         return original(x)
 
+    monkeypatch.setattr(masks_module.ops, "convert_to_numpy", counting)
+    return counts
+
+
+def test_few_values_reach_the_host(copied):
     size = masks_module.HOST_LIMIT * 2
     tensor = ops.convert_to_tensor(
         np.abs(np.random.default_rng(0).normal(size=size)).astype("float32")
     )
-    monkeypatch.setattr(masks_module.ops, "convert_to_numpy", counting)
     find_threshold([tensor], size // 2)
     assert sum(copied) < 0.1 * size
 
 
-def test_protected_values_do_not_reach_the_host(monkeypatch):
-    copied = []
-    original = ops.convert_to_numpy
-
-    def counting(x):
-        copied.append(math.prod(x.shape))
-        return original(x)
-
+def test_protected_values_do_not_reach_the_host(copied):
     size = masks_module.HOST_LIMIT * 2
     values = np.random.default_rng(0).random(size).astype("float32")
     values[::2] = np.inf
     tensor = ops.convert_to_tensor(values)
-    monkeypatch.setattr(masks_module.ops, "convert_to_numpy", counting)
     threshold = find_threshold([tensor], size // 2)
     assert threshold.value == values[1::2].max()
     assert sum(copied) < 0.1 * size

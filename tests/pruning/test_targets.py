@@ -189,7 +189,7 @@ class Declared(Plain):
 
 
 class Registered(Plain):
-    pass
+    """Has a rule of its own."""
 
 
 def test_custom_layers():

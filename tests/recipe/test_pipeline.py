@@ -9,12 +9,7 @@ import pytest
 import tfcompress as tfc
 from tfcompress.recipe import Recipe
 
-RECIPE = """
-version: 1
-name: tiny
-seed: 3
-data: {source: digits, batch_size: 64}
-model: {architecture: digits_cnn, arguments: {filters: [4, 8], units: 16}}
+STAGES = """
 train: {epochs: 2, learning_rate: 5.0e-3}
 prune: {sparsity: 0.8, epochs: 2, learning_rate: 5.0e-3}
 quantize: {epochs: 1, learning_rate: 1.0e-3, calibration_samples: 64}
@@ -23,8 +18,12 @@ compare: {latency: false}
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    recipe = Recipe.from_yaml(RECIPE)
+def recipe(tiny):
+    return Recipe.from_yaml(tiny + STAGES)
+
+
+@pytest.fixture(scope="module")
+def result(recipe, tmp_path_factory):
     return tfc.run(recipe, output=tmp_path_factory.mktemp("runs") / "tiny", verbose=False)
 
 
@@ -89,8 +88,8 @@ def test_the_folder_holds_what_is_promised(result):
     }
 
 
-def test_the_folder_says_what_was_run_on_what(result):
-    assert Recipe.load(result.folder / "recipe.yaml") == Recipe.from_yaml(RECIPE)
+def test_the_folder_says_what_was_run_on_what(result, recipe):
+    assert Recipe.load(result.folder / "recipe.yaml") == recipe
     facts = json.loads((result.folder / "environment.json").read_text())
     assert facts["seed"] == 3
     assert {"tensorflow", "keras", "ai-edge-litert", "numpy"} <= set(facts["packages"])
@@ -104,18 +103,18 @@ def test_what_the_file_must_be_fed_is_in_its_sidecar(result):
     assert sidecar["preprocessing"]["scale"] == 1 / 16
 
 
-def test_it_is_not_overwritten_silently(result):
+def test_it_is_not_overwritten_silently(result, recipe):
     with pytest.raises(FileExistsError, match="--resume"):
-        tfc.run(Recipe.from_yaml(RECIPE), output=result.folder, verbose=False)
+        tfc.run(recipe, output=result.folder, verbose=False)
 
 
-def test_resuming_a_finished_run_changes_no_model(result):
+def test_resuming_a_finished_run_changes_no_model(result, recipe):
     def snapshot():
         files = [*result.folder.glob("models/*"), *result.folder.glob("artifacts/*")]
         return {path: path.read_bytes() for path in files}
 
     before = snapshot()
-    again = tfc.run(Recipe.from_yaml(RECIPE), output=result.folder, resume=True, verbose=False)
+    again = tfc.run(recipe, output=result.folder, resume=True, verbose=False)
     assert snapshot() == before
     for entry, other in zip(result.report.entries, again.report.entries):
         assert entry.name == other.name
@@ -133,8 +132,8 @@ def test_resuming_a_finished_run_changes_no_model(result):
         ({"quantize": {"scheme": "int9"}}, "int8"),
     ],
 )
-def test_wrong_names_are_found_before_anything_is_written(change, said, tmp_path):
-    values = Recipe.from_yaml(RECIPE).model_dump() | change
+def test_wrong_names_are_found_before_anything_is_written(change, said, recipe, tmp_path):
+    values = recipe.model_dump() | change
     with pytest.raises(ValueError, match=said):
         tfc.run(values, output=tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()

@@ -13,12 +13,7 @@ import pytest
 import tfcompress as tfc
 from tfcompress.recipe import Recipe
 
-RECIPE = """
-version: 1
-name: tiny
-seed: 3
-data: {source: digits, batch_size: 64}
-model: {architecture: digits_cnn, arguments: {filters: [4, 8], units: 16}}
+STAGES = """
 train: {epochs: 3, learning_rate: 5.0e-3}
 prune: {sparsity: 0.7, epochs: 4, learning_rate: 5.0e-3}
 quantize: {epochs: 2, learning_rate: 1.0e-3, calibration_samples: 64}
@@ -57,9 +52,9 @@ def killed(recipe, folder, moment, delay, deadline=300):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path):
+def test_killed_and_resumed_run_ends_like_an_uninterrupted_one(tiny, tmp_path):
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(tiny + STAGES)
     folder = tmp_path / "killed"
     randomness = random.Random(1)
     kills = [killed(recipe, folder, moment, randomness.uniform(0, 0.3)) for moment in MOMENTS]

@@ -94,6 +94,10 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         return None
 
     @property
+    def _optimizer(self) -> Any:
+        return getattr(self._model, "optimizer", None)
+
+    @property
     def state(self) -> PruningState:
         """Masks and step counter of the model.
 
@@ -201,7 +205,7 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         # After the last epoch Keras copies the optimizer's averages into the weights.
         self._read_model()
         self.state.apply()
-        mask_averages(getattr(self._model, "optimizer", None), self.state.masks)
+        mask_averages(self._optimizer, self.state.masks)
         if self._progress is not None:
             self.reached = self._progress.reached()
             logging.info("Pruned %s. %s", self._model.name, self.reached)
@@ -219,7 +223,7 @@ class PruningCallback(keras.callbacks.Callback, ABC):
             self._planned_timetable(),
             epoch,
             self._steps_per_epoch,
-            getattr(self._model, "optimizer", None),
+            self._optimizer,
         )
         self._refresh()
         self._positioned = True
@@ -227,7 +231,7 @@ class PruningCallback(keras.callbacks.Callback, ABC):
     def _advance(self, progress: float) -> None:
         self._read_model()
         if self._require_progress().advance(progress):
-            mask_averages(getattr(self._model, "optimizer", None), self.state.masks)
+            mask_averages(self._optimizer, self.state.masks)
             self._refresh()
 
     def _install(self) -> None:
@@ -248,10 +252,9 @@ class PruningCallback(keras.callbacks.Callback, ABC):
             self._enforcement.refresh()
 
     def _zero_averages(self) -> None:
-        optimizer = getattr(self._model, "optimizer", None)
-        if keeps_averages(optimizer):
+        if keeps_averages(self._optimizer):
             self._read_model()
-            mask_averages(optimizer, self.state.masks)
+            mask_averages(self._optimizer, self.state.masks)
             self.state.apply()
 
     def _leave_model(self) -> None:

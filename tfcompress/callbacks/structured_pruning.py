@@ -16,7 +16,7 @@ from tfcompress.pruning.structured.groups import DependencyGroups, dependency_gr
 from tfcompress.pruning.structured.progress import ChannelProgress
 from tfcompress.pruning.structured.shrinking import check_round_to, require_groups
 from tfcompress.pruning.structured.zeros import channel_masks
-from tfcompress.pruning.targets import PruningTarget, prunable_weights
+from tfcompress.pruning.targets import PruningTarget, every_weight
 
 
 class StructuredPruning(PruningCallback):
@@ -148,12 +148,7 @@ class StructuredPruning(PruningCallback):
             model, include=self.include, exclude=self.exclude, exact=self.exact
         )
         require_groups(self.groups)
-        targets, skipped = prunable_weights(model)
-        known = {id(target.variable): target for target in targets}
-        for entry in skipped:
-            if entry.variable is not None:
-                target = PruningTarget(entry.name, entry.layer, entry.variable)
-                known[id(entry.variable)] = target
+        known = every_weight(model)
         return [known[id(variable)] for variable, _ in channel_masks(self.groups, ())]
 
     def _make_progress(self) -> ChannelProgress:

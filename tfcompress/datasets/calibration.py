@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -14,6 +13,7 @@ from absl import logging
 from tfcompress.datasets.images import ImageFolder
 from tfcompress.datasets.named_samples import named_samples
 from tfcompress.datasets.plausibility import doubts
+from tfcompress.hints import did_you_mean
 
 Shape = Sequence[int | None]
 InputSpecs = Sequence[tuple[str, Shape, str]]
@@ -197,8 +197,7 @@ def _named(element: Mapping[str, Any], inputs: InputSpecs) -> dict[str, np.ndarr
     unknown = [name for name in element if name not in names]
     missing = [name for name in names if name not in element]
     if unknown or missing:
-        near = difflib.get_close_matches(str(unknown[0]), names, 1) if unknown else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(unknown[0], names) if unknown else ""
         raise ValueError(
             f"Calibration samples must be named like the inputs of the model, {names}.{hint} "
             f"Received: {list(element)}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+
+from tfcompress.hints import did_you_mean
 
 VERSION = 1
 
@@ -131,8 +132,7 @@ class Preprocessing:
             )
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(key, known)
                 raise ValueError(
                     f"Unknown preprocessing key {key!r}.{hint} Known keys: {', '.join(known)}."
                 )

@@ -71,8 +71,17 @@ def run_nodes(nodes: Iterable[Node], values: dict[Tensor, Any]) -> None:
         values: What the nodes read, which is not computed by them; gets what they make.
     """
     for node in nodes:
-        outputs = node.operation(*fill(node.args, values), **fill(node.kwargs, values))
+        args, kwargs = fill(node.args, values), fill(node.kwargs, values)
+        if _takes_training(node):
+            kwargs = {"training": False, **kwargs}
+        outputs = node.operation(*args, **kwargs)
         values.update(zip(node.outputs, keras.tree.flatten(outputs), strict=True))
+
+
+def _takes_training(node: Node) -> bool:
+    """Whether a call could be given the argument `training`, which it is not given by position."""
+    names = [] if node.layer is None else node.layer.call_signature_parameters
+    return "training" in names[len(node.args) :]
 
 
 def downstream(graph: Graph, tensor: Tensor) -> list[Node]:

@@ -19,11 +19,16 @@ from keras.src import backend as keras_backend
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
+
+# The layers that the ConvLSTM layers are made of.
+from keras.src.layers.rnn.conv_lstm import ConvLSTM as ConvLSTM
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as ConvLSTMCell
 from keras.src.models.functional import Functional
 
 # Not exported by Keras, but the only way to have an object saved with a model that is no layer: a
 # layer would change the model's weights, summary and file, and plain Keras could not load it.
 from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
+from keras.src.saving.serialization_lib import SafeModeScope
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,39 @@ def training_state_extras(model: keras.Model) -> list[Any]:
     return extras
 
 
+def own_trainable_variables(model: keras.Model) -> list[keras.Variable]:
+    """The list of a model's trainable variables that are in none of its layers."""
+    own: list[keras.Variable] = model._trainable_variables
+    return own
+
+
+def take_losses(layer: keras.layers.Layer) -> list[Any]:
+    """The losses that a layer added in its last call, which it forgets."""
+    losses = list(layer.losses)
+    layer._clear_losses()
+    return losses
+
+
 def take_constants(layer: keras.layers.Layer) -> None:
     """Let a layer be called with other positional arguments than tensors, as operations are."""
     layer._allow_non_tensor_positional_args = True
+
+
+def remade(operation: keras.Operation, config: dict[str, Any]) -> keras.Operation:
+    """An operation like another one of this process, made from a config.
+
+    Python code in it is no risk that was not taken before: the original runs here.
+
+    Args:
+        operation: The original.
+        config: Its config, perhaps changed.
+    """
+    with SafeModeScope(False):
+        copy: keras.Operation = type(operation).from_config(config)
+    if isinstance(copy, keras.layers.Lambda):
+        # Not what Keras makes of its byte code, which does not know the names around it.
+        copy.function = operation.function
+    return copy
 
 
 def without_autocast() -> AbstractContextManager[Any]:

@@ -11,7 +11,9 @@ from absl import logging
 from keras import layers
 
 from tfcompress.graph import keras_internals
+from tfcompress.graph.einsum import axis_names, dense_axis_names
 from tfcompress.graph.flat import Graph, Node, Tensor, flatten
+from tfcompress.graph.registry import Registry
 
 # An axis of a variable or of a tensor of the graph: (the variable or tensor, number of the axis).
 Axis = tuple[Any, int]
@@ -19,7 +21,7 @@ Axis = tuple[Any, int]
 Product = tuple[Axis, ...]
 Counter = Callable[[Node, layers.Layer], list[Product]]
 
-_LAYERS: dict[type, Counter] = {}
+_COUNTERS: Registry[Counter] = Registry()
 
 
 def count_macs(model: keras.Model | Graph) -> dict[str, int]:
@@ -46,17 +48,21 @@ def count_macs(model: keras.Model | Graph) -> dict[str, int]:
     sum(count_macs(model).values())
     ```
     """
-    graph = model if isinstance(model, Graph) else flatten(model)
     counts: dict[str, int] = {}
-    rows = rows_of(graph)
-    for node in graph.nodes:
-        count = rows[node] * sum(
-            math.prod(axis_size(axis) for axis in product) for product in products_of(node)
-        )
+    for node, count in node_macs(model if isinstance(model, Graph) else flatten(model)).items():
         if count:
             path = node.name.split("@")[0]
             counts[path] = counts.get(path, 0) + count
     return counts
+
+
+def node_macs(graph: Graph) -> dict[Node, int]:
+    """The multiply-accumulate operations of every node of a graph, for one sample."""
+    rows = rows_of(graph)
+    return {
+        node: rows[node] * sum(math.prod(map(axis_size, p)) for p in products_of(node))
+        for node in graph.nodes
+    }
 
 
 def axis_size(axis: Axis) -> int:
@@ -87,11 +93,11 @@ def rows_of(graph: Graph) -> dict[Node, int]:
 def products_of(node: Node) -> list[Product]:
     """The products that a node computes for one sample, each as the axes that it loops over."""
     operation = node.operation
-    while isinstance(operation, layers.Wrapper) and not _counter(operation):
+    while isinstance(operation, layers.Wrapper) and not _COUNTERS.find(operation):
         operation = operation.layer
     if not isinstance(operation, layers.Layer):
         return _operation_products(node)
-    counter = _counter(operation)
+    counter = _COUNTERS.find(operation)
     if counter is not None:
         return counter(node, operation)
     if any(len(weight.shape) > 1 for weight in operation.weights):
@@ -126,7 +132,7 @@ def register_products(*kinds: type) -> Callable[[Counter], Counter]:
     """
 
     def decorate(counter: Counter) -> Counter:
-        _LAYERS.update(dict.fromkeys(kinds, counter))
+        _COUNTERS.add(counter, *kinds)
         return counter
 
     return decorate
@@ -136,10 +142,6 @@ def axes(source: Any, first: int = 0, stop: int | None = None) -> Iterator[Axis]
     """The axes of a variable or tensor from `first` up to, without, `stop`."""
     for index in range(len(source.shape))[first:stop]:
         yield source, index
-
-
-def _counter(layer: layers.Layer) -> Counter | None:
-    return next((_LAYERS[kind] for kind in type(layer).__mro__ if kind in _LAYERS), None)
 
 
 def _places(tensor: Tensor, layer: layers.Layer) -> tuple[Axis, ...]:
@@ -163,15 +165,14 @@ def _embedding(node: Node, layer: layers.Layer) -> list[Product]:
 
 @register_products(layers.EinsumDense)
 def _einsum_dense(node: Node, layer: layers.Layer) -> list[Product]:
-    source, kernel, _ = layer.equation.replace(" ", "").replace("->", ",").split(",")
     given = node.inputs[0]
-    skipped = len(given.shape) - len(source.replace("...", ""))
-    letters = source.replace("...", "." * skipped)
-    free = [(given, i) for i, letter in enumerate(letters) if i and letter not in kernel]
+    source, kernel, _ = dense_axis_names(layer.equation, len(given.shape))
+    free = [(given, i) for i, name in enumerate(source) if i and name not in kernel]
     return [(*free, *axes(layer.kernel))]
 
 
 @register_products(layers.Conv1D, layers.Conv2D, layers.Conv3D)
+@register_products(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 def _convolution(node: Node, layer: layers.Layer) -> list[Product]:
     return [(*_places(node.outputs[0], layer), *axes(layer.kernel))]
 
@@ -186,12 +187,6 @@ def _convolution(node: Node, layer: layers.Layer) -> list[Product]:
 )
 def _elementwise(node: Node, layer: layers.Layer) -> list[Product]:
     return []
-
-
-# Registered after the convolutions, whose subclasses they are in no version of Keras 3, but could.
-@register_products(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-def _depthwise(node: Node, layer: layers.Layer) -> list[Product]:
-    return [(*_places(node.outputs[0], layer), *axes(layer.kernel))]
 
 
 @register_products(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -223,10 +218,7 @@ def _bidirectional(node: Node, layer: layers.Layer) -> list[Product]:
     ]
 
 
-_ConvLSTM = type(layers.ConvLSTM2D(1, 1)).__mro__[1]
-
-
-@register_products(_ConvLSTM)
+@register_products(keras_internals.ConvLSTM)
 def _convolutional_recurrent(node: Node, layer: layers.Layer) -> list[Product]:
     cell = layer.cell
     first = len(node.outputs[0].shape) - cell.rank - (cell.data_format == "channels_last")
@@ -290,11 +282,6 @@ def _operation_products(node: Node) -> list[Product]:
 def _einsum_axes(terms: Sequence[str], operands: Sequence[Tensor]) -> Product:
     seen: dict[str, Axis] = {}
     for term, operand in zip(terms, operands, strict=True):
-        elided = len(operand.shape) - len(term.replace("...", ""))
-        # Axes under an ellipsis are aligned at its end, as in broadcasting.
-        names = [f"...{elided - i}" for i in range(elided)]
-        start = term.find("...")
-        letters = list(term) if start < 0 else [*term[:start], *names, *term[start + 3 :]]
-        for index, letter in enumerate(letters):
-            seen.setdefault(letter, (operand, index))
+        for index, name in enumerate(axis_names(term, len(operand.shape))):
+            seen.setdefault(name, (operand, index))
     return tuple(axis for axis in seen.values() if axis[1] > 0)

@@ -51,6 +51,14 @@ def model_inputs(model: Any) -> list[tuple[str, tuple[int | None, ...], str]]:
     return named
 
 
+def sample_specs(model: Any) -> list[tuple[str, tuple[int | None, ...], str]]:
+    """Return `(name, shape without batch, dtype)` of each input; see `model_inputs`.
+
+    As `calibration_samples` takes them.
+    """
+    return [(name, shape[1:], dtype) for name, shape, dtype in model_inputs(model)]
+
+
 def call_flat(model: Any, tensors: list[Any]) -> Any:
     """Call a model in inference mode with its inputs in the order of `model_inputs`."""
     import keras

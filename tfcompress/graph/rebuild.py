@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.graph import keras_internals
 from tfcompress.graph.flat import Graph, Node, Tensor
 
 
@@ -40,7 +41,7 @@ class LayerCopies:
         """The copy of a node's operation, made at the first call."""
         operation = node.operation
         if id(operation) not in self._copies:
-            copy = type(operation).from_config(self.config(node))
+            copy = keras_internals.remade(operation, self.config(node))
             self._copies[id(operation)] = copy
             if isinstance(operation, keras.layers.Layer):
                 self.pairs.append((operation, copy))
@@ -61,6 +62,20 @@ class LayerCopies:
         """
         for original, copy in self.pairs:
             copy_variables(original, copy)
+
+    def model(self) -> keras.Model:
+        """A new model of the copies, with the values of the originals."""
+        model = rebuild(self._graph, lambda node, args, kwargs: self.copy(node)(*args, **kwargs))
+        self.copy_weights()
+        return model
+
+    def twins(self) -> dict[int, keras.Variable]:
+        """By `id(variable)` of an original, the variable of the copy, once both are built."""
+        return {
+            id(own): other
+            for original, copy in self.pairs
+            for own, other in zip(original.variables, copy.variables, strict=True)
+        }
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -160,4 +175,31 @@ def rebuild(
     for node in graph.nodes:
         outputs = call(node, fill(node.args, values), fill(node.kwargs, values))
         values.update(zip(node.outputs, keras.tree.flatten(outputs), strict=True))
-    return keras.Model(inputs, fill(graph.output_structure, values), name=name or graph.model.name)
+    outputs = fill(graph.output_structure, values)
+    _tell_apart(outputs)
+    return keras.Model(inputs, outputs, name=name or graph.model.name)
+
+
+def _tell_apart(outputs: Any) -> None:
+    """Rename operations of equal names, which a Functional model refuses.
+
+    Keras counts the names that it makes up from one in every process: in a model that was loaded
+    they may be taken.
+    """
+    operations: dict[int, keras.Operation] = {}
+    waiting, seen = keras.tree.flatten(outputs), set()
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            operation, sources = keras_internals.origin_of(tensor)
+            operations[id(operation)] = operation
+            waiting += sources
+    taken: set[str] = set()
+    for operation in operations.values():
+        name, number = operation.name, 1
+        while name in taken:
+            name, number = f"{operation.name}_{number}", number + 1
+        if name != operation.name:
+            operation.name = name
+        taken.add(name)

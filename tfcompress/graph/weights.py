@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 
 from tfcompress.graph import keras_internals
-from tfcompress.graph.flat import UntraceableModelError, flatten
+from tfcompress.graph.flat import Graph, UntraceableModelError, flatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +28,19 @@ class Weight:
     variable: keras.Variable
 
 
-def weights_of(model: keras.Model) -> list[Weight]:
+def weights_of(model: keras.Model | Graph) -> list[Weight]:
     """Every weight of a model once, in the order in which the layers run.
 
     A subclassed model that cannot be traced is read in the order in which it tracks its layers.
 
     Args:
-        model: A built Keras model.
+        model: A built Keras model, or the `Graph` of one.
 
     Raises:
         ValueError: If the model was never built.
     """
     try:
-        nodes = flatten(model).nodes
+        nodes = (model if isinstance(model, Graph) else flatten(model)).nodes
         layers = [(node.name.split("@")[0], node.layer) for node in nodes if node.layer is not None]
     except UntraceableModelError:
         layers = [(sub.name, sub) for sub in keras_internals.flat_sublayers(model)[1:]]

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.graph import Graph, Node, Tensor, flatten, keras_internals
-from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.graph.model_inputs import sample_specs
 from tfcompress.graph.rebuild import SharedLayers, fill, make_inputs
 from tfcompress.pruning.criteria import Criterion, Measurement, Units
 from tfcompress.pruning.layouts import stored_layout
@@ -189,9 +189,8 @@ class _Activities(Measurement):
         data: Any,
     ) -> None:
         self._criterion = criterion
-        specs = model_inputs(model)
-        found = calibration_samples(data, [(n, s[1:], d) for n, s, d in specs], _SAMPLES)
-        self._samples = [found[name] for name, _, _ in specs]
+        samples = calibration_samples(data, sample_specs(model), _SAMPLES)
+        self._samples = list(samples.values())
         self._keys = list(places)
         self._model = self._observer(graph, places) if places else None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
 import keras
+
+from tfcompress.hints import did_you_mean
 
 
 class Configured:
@@ -62,11 +63,9 @@ def choose(
     if isinstance(identifier, str):
         if identifier in known:
             return known[identifier]()
-        near = difflib.get_close_matches(identifier.lower(), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"`{argument}` must be one of {', '.join(map(repr, known))}, or a `{base.__name__}`. "
-            f"Received: {argument}={identifier!r}.{hint}"
+            f"Received: {argument}={identifier!r}.{did_you_mean(identifier.lower(), known)}"
         )
     raise ValueError(
         f"`{argument}` must be a name, a `{base.__name__}` or a config of one. "

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph import flatten
-from tfcompress.graph.macs import axis_size, products_of
+from tfcompress.graph.macs import axis_size, products_of, rows_of
 from tfcompress.pruning.state import Mask
 
 # Goals that are measured count as met this near, relative to what was asked.
@@ -146,12 +146,14 @@ class ParameterGoal(Goal):
         return self._total - sum(outcome.pruned for outcome in outcomes)
 
 
-class _MeasuredGoal(Goal):
+class MeasuredGoal(Goal):
+    """A goal whose sparsity is not known beforehand."""
+
     def sparsity(self) -> None:
         """It depends on where the zeros are."""
 
 
-class BytesGoal(_MeasuredGoal):
+class BytesGoal(MeasuredGoal):
     """Bytes of the int8 weights when pruned ones are stored as a bitmap and the rest.
 
     A pruned tensor takes one bit an entry and one byte an entry that is not zero, or one byte an
@@ -173,7 +175,7 @@ class BytesGoal(_MeasuredGoal):
         )
 
 
-class MacsGoal(_MeasuredGoal):
+class MacsGoal(MeasuredGoal):
     """Multiplications by weights that are not zero, of one sample; 1 or less is a share of all.
 
     LiteRT does not skip zeros: only channels that are taken out (`tfcompress.shrink`) save time.
@@ -186,9 +188,9 @@ class MacsGoal(_MeasuredGoal):
         known = {id(mask.variable) for mask in masks}
         self._rest = 0
         self._of: dict[int, int] = dict.fromkeys(known, 0)
-        for node in flatten(model).nodes:
+        for node, rows in rows_of(flatten(model)).items():
             for product in products_of(node):
-                count = math.prod(map(axis_size, product))
+                count = rows * math.prod(map(axis_size, product))
                 used = {id(source) for source, _ in product} & known
                 for key in used:
                     self._of[key] += count

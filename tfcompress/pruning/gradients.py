@@ -39,7 +39,7 @@ def record_gradients(optimizer: Any, masks: Sequence[Mask], accumulate: Accumula
         if trainable_variables is not None:
             variables = list(trainable_variables)
         grads = list(grads)
-        scale = _loss_scale(optimizer)
+        scale = loss_scale(optimizer)
         for gradient, variable in zip(grads, variables):
             mask = by_variable.get(id(variable))
             if mask is not None and mask.evidence is not None and gradient is not None:
@@ -71,8 +71,15 @@ def captured_gradients(optimizer: Any) -> Iterator[dict[int, tuple[Any, Any, Any
     original = optimizer.stateless_apply
 
     def stateless_apply(optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+        if len(grads) != len(optimizer._trainable_variables):
+            raise ValueError(
+                "On JAX a criterion that needs gradients does not go together with learned "
+                "scales while both are in training. Take another criterion or another scheme. "
+                f"Received: {len(grads)} gradients for an optimizer of "
+                f"{len(optimizer._trainable_variables)} variables"
+            )
         values = {id(v): value for v, value in zip(optimizer.variables, optimizer_variables)}
-        scale = _loss_scale(optimizer, values)
+        scale = loss_scale(optimizer, values)
         for variable, weight, gradient in zip(
             optimizer._trainable_variables, trainable_variables, grads
         ):
@@ -105,8 +112,13 @@ def _accumulated(
     return ops.where(ops.isfinite(new), new, evidence)
 
 
-def _loss_scale(optimizer: Any, values: dict[int, Any] | None = None) -> Any:
-    """What the optimizer's gradients were multiplied with; None if with nothing."""
+def loss_scale(optimizer: Any, values: dict[int, Any] | None = None) -> Any:
+    """What an optimizer's gradients were multiplied with; None if with nothing.
+
+    Args:
+        optimizer: The optimizer.
+        values: By `id(variable)`, values to take for those of its variables. Defaults to None.
+    """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         variable = optimizer.dynamic_scale
         return variable.value if values is None else values[id(variable)]

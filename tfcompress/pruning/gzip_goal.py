@@ -14,7 +14,7 @@ from absl import logging
 from keras import ops
 
 from tfcompress.graph.model_inputs import model_inputs
-from tfcompress.pruning.goals import Goal, Outcome
+from tfcompress.pruning.goals import MeasuredGoal, Outcome
 from tfcompress.pruning.layouts import StoredLayout, stored_layout
 from tfcompress.pruning.state import Mask
 
@@ -24,7 +24,7 @@ _CODES = 127
 _CALIBRATION = 8
 
 
-class GzipGoal(Goal):
+class GzipGoal(MeasuredGoal):
     """Bytes of the int8 `.tflite` file after gzip at level 9.
 
     The kernels are quantized and compressed as in the file: int8 by output channel, in LiteRT's
@@ -43,9 +43,6 @@ class GzipGoal(Goal):
         self._measured_last = False
         self._layouts = {id(m): stored_layout(m.layer, m.variable) for m in masks}
 
-    def sparsity(self) -> None:
-        """It depends on where the zeros are."""
-
     def measure(self, outcomes: Sequence[Outcome]) -> float:
         """What the file would be with some masks."""
         packed = self._packed(outcomes)
@@ -58,10 +55,8 @@ class GzipGoal(Goal):
 
     def _packed(self, outcomes: Sequence[Outcome]) -> int:
         content = bytearray()
-        scale = 1.0
         total = sum(outcome.mask.size for outcome in outcomes)
-        if total > _SAMPLE:
-            scale = total / _SAMPLE
+        scale = max(1.0, total / _SAMPLE)
         for outcome in outcomes:
             content += _codes(outcome, self._layouts[id(outcome.mask)], scale)
         size = len(gzip.compress(bytes(content), 9, mtime=0))

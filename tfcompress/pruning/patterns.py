@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from abc import ABC, abstractmethod
@@ -11,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.hints import did_you_mean
 from tfcompress.pruning.configured import Configured
 from tfcompress.pruning.layouts import StoredLayout
 
@@ -325,8 +325,7 @@ def get(identifier: Any) -> Pattern:
         if match:
             first, second = int(match[1]), int(match[3])
             return Block(first, second) if match[2] == "x" else NOfM(first, second)
-    near = difflib.get_close_matches(str(identifier).lower(), NAMES, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(identifier).lower(), NAMES)
     raise ValueError(
         "`pattern` must be 'unstructured', 'channel', 'filter', a block such as '1x4' or (1, 4), "
         f"N of M such as '2:4', or a `Pattern`. Received: pattern={identifier!r}.{hint}"

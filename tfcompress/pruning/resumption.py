@@ -53,27 +53,16 @@ def find_position(
     if known:
         timetable = timetable.starting_at(state.begin)
     elif epoch > 0:
-        timetable = _from_weights(state, progress, timetable, epoch, steps_per_epoch, optimizer)
+        state.step = _step_at(epoch, steps_per_epoch, optimizer)
+        timetable = _from_weights(state, progress, timetable)
     state.begin = timetable.begin
     state.apply()
     return timetable
 
 
 def _from_weights(
-    state: PruningState,
-    progress: MaskProgress,
-    timetable: PruningTimetable,
-    epoch: int,
-    steps_per_epoch: int | None,
-    optimizer: Any,
+    state: PruningState, progress: MaskProgress, timetable: PruningTimetable
 ) -> PruningTimetable:
-    if steps_per_epoch is None:
-        raise ValueError(
-            f"The position of the pruning schedule at epoch {epoch} is unknown: the model has no "
-            "pruning state, and the data does not say how many batches an epoch has. Pass "
-            "`steps_per_epoch` to `fit`, or restore the weights with `BackupAndRestore`."
-        )
-    state.step = _step_at(epoch, steps_per_epoch, optimizer)
     # The update that is due at this very step comes with the next batch.
     last_due = timetable.last_due(state.step - 1)
     if last_due < 0:
@@ -82,12 +71,18 @@ def _from_weights(
         progress.advance_to_zeros(timetable.progress(last_due))
         state.last_update = last_due
         return timetable
-    logging.info("The model is dense at epoch %d: pruning begins there.", epoch)
+    logging.info("The model is dense at step %d: pruning begins there.", state.step)
     return timetable.starting_at(state.step)
 
 
-def _step_at(epoch: int, steps_per_epoch: int, optimizer: Any) -> int:
+def _step_at(epoch: int, steps_per_epoch: int | None, optimizer: Any) -> int:
     """The step at the start of an epoch, or within it where the optimizer was saved mid-epoch."""
+    if steps_per_epoch is None:
+        raise ValueError(
+            f"The position of the pruning schedule at epoch {epoch} is unknown: the model has no "
+            "pruning state, and the data does not say how many batches an epoch has. Pass "
+            "`steps_per_epoch` to `fit`, or restore the weights with `BackupAndRestore`."
+        )
     first = epoch * steps_per_epoch
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     iterations = getattr(optimizer, "iterations", None)

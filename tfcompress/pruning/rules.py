@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import keras
 
+from tfcompress.graph import keras_internals
+from tfcompress.graph.registry import Registry
+
 _DEPTHWISE_REASON = (
     "depthwise kernel: few weights that each cost much accuracy; name it in `include` to prune it"
 )
@@ -35,7 +38,7 @@ class PruningRule:
     on_request_layout: str = ""
 
 
-_RULES: dict[type, PruningRule] = {}
+_RULES: Registry[PruningRule] = Registry()
 
 
 def register_pruning_rule(layer_class: type, rule: PruningRule) -> None:
@@ -64,15 +67,12 @@ def register_pruning_rule(layer_class: type, rule: PruningRule) -> None:
         )
     if not rule.attributes and not rule.on_request:
         raise ValueError(f"A pruning rule must name at least one attribute. Received: {rule!r}")
-    _RULES[layer_class] = rule
+    _RULES.add(rule, layer_class)
 
 
 def pruning_rule(layer: keras.layers.Layer) -> PruningRule | None:
     """The rule of the layer's class or of its nearest base class; None if there is none."""
-    for candidate in type(layer).__mro__:
-        if candidate in _RULES:
-            return _RULES[candidate]
-    return None
+    return _RULES.find(layer)
 
 
 _DENSE = PruningRule(("kernel",), layout="dense")
@@ -109,7 +109,4 @@ for _name, _rule in _BUILT_IN.items():
     if hasattr(keras.layers, _name):
         register_pruning_rule(getattr(keras.layers, _name), _rule)
 
-# The cell of the ConvLSTM layers is not exported; reach its class through the public layer.
-register_pruning_rule(
-    type(keras.layers.ConvLSTM2D(1, 1).cell), PruningRule(("kernel", "recurrent_kernel"))
-)
+register_pruning_rule(keras_internals.ConvLSTMCell, PruningRule(("kernel", "recurrent_kernel")))

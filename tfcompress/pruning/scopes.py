@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfcompress.hints import did_you_mean
 from tfcompress.pruning.configured import Configured
 
 
@@ -126,8 +126,7 @@ def get(identifier: Any) -> Scope:
         return ProfileScope()
     if isinstance(identifier, str) and identifier in SCOPES:
         return SCOPES[identifier]()
-    near = difflib.get_close_matches(str(identifier).lower(), SCOPES, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(identifier).lower(), SCOPES)
     raise ValueError(
         f"`scope` must be one of {', '.join(map(repr, SCOPES))}, sparsities by layer such as "
         "{'conv1': 0.5, 're:dense.*': 0.9}, or what `tfcompress.sensitivity` returns. "

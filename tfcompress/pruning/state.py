@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from keras import ops
 
 from tfcompress.graph.keras_internals import KerasSaveable
 from tfcompress.pruning.masks import count_true
-from tfcompress.pruning.targets import PruningTarget, prunable_weights
+from tfcompress.pruning.targets import PruningTarget, every_weight
 
 _ATTRIBUTE = "_tfcompress_pruning"
 
@@ -120,14 +120,8 @@ class PruningState(KerasSaveable):
         # The position among the model's weights names a mask in a file: unlike the names of
         # layers it is the same in every process that builds the model.
         self._variables: tuple[keras.Variable, ...] = tuple(model.weights)
-        targets, skipped = prunable_weights(model)
-        self._targets: dict[int, PruningTarget] = {id(t.variable): t for t in targets}
-        for entry in skipped:
-            if entry.variable is not None:
-                self._targets[id(entry.variable)] = PruningTarget(
-                    entry.name, entry.layer, entry.variable
-                )
-        self._scope = getattr(model, "distribute_strategy", None)
+        self._targets = every_weight(model)
+        self._strategy = getattr(model, "distribute_strategy", None)
 
     @property
     def masks(self) -> list[Mask]:
@@ -160,10 +154,10 @@ class PruningState(KerasSaveable):
 
     def gather(self, masks: Iterable[Mask]) -> None:
         """Give masks a place for the evidence of a criterion; what they have is kept."""
-        with self._scope.scope() if self._scope is not None else nullcontext():
+        with self._scope():
             for mask in masks:
                 if mask.evidence is None:
-                    # Each replica of a distribution strategy sees its own gradients.
+                    # Each replica sees its own gradients.
                     mask.evidence = keras.Variable(
                         np.zeros(mask.variable.shape, "float32"),
                         trainable=False,
@@ -251,13 +245,13 @@ class PruningState(KerasSaveable):
     def _require(self, target: PruningTarget) -> Mask:
         key = id(target.variable)
         if key not in self._masks:
-            if self._scope is not None:
-                # Under a distribution strategy each replica then has its own copy of the mask.
-                with self._scope.scope():
-                    self._masks[key] = Mask(target)
-            else:
+            with self._scope():
                 self._masks[key] = Mask(target)
         return self._masks[key]
+
+    def _scope(self) -> AbstractContextManager[Any]:
+        """Where variables are made of which each replica of a strategy has its own copy."""
+        return nullcontext() if self._strategy is None else self._strategy.scope()
 
     def _indexed_masks(self) -> Iterator[tuple[int, Mask]]:
         for index, variable in enumerate(self._variables):

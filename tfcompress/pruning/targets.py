@@ -190,6 +190,13 @@ def prunable_weights(
     return targets, skipped
 
 
+def every_weight(model: keras.Model) -> dict[int, PruningTarget]:
+    """Every weight of a model as one to prune, also what never is, by `id(variable)`."""
+    targets, skipped = prunable_weights(model)
+    others = [PruningTarget(s.name, s.layer, s.variable) for s in skipped if s.variable is not None]
+    return {id(target.variable): target for target in (*targets, *others)}
+
+
 def _skip_reason(
     candidate: _Candidate,
     included: Sequence[Pattern] | None,

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tfcompress.recipe.section import Positive, Section
+from tfcompress.recipe.section import Positive, Section, given, listed
 
 TARGETS = ("parameters", "bytes", "gzip_bytes")
 
@@ -39,12 +39,10 @@ class IterativeSection(Section):
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
         if self.max_drop is None and not self.targets:
-            raise ValueError(
-                "at least one of `max_drop` and the targets " + ", ".join(f"`{t}`" for t in TARGETS)
-            )
+            raise ValueError(f"at least one of `max_drop` and the targets {listed(TARGETS)}")
         return self
 
     @property
     def targets(self) -> dict[str, int]:
         """The targets that are given."""
-        return {name: value for name in TARGETS if (value := getattr(self, name)) is not None}
+        return given(self, TARGETS)

@@ -15,7 +15,7 @@ from tfcompress.datasets.arrays import take
 from tfcompress.evaluation.score import Score
 from tfcompress.evaluation.trial_samples import TrialSamples, trial_samples
 from tfcompress.files import atomic_path
-from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.graph.model_inputs import sample_specs
 from tfcompress.recipe.model_source import read_model
 from tfcompress.recipe.run_folder import RunFolder
 from tfcompress.recipe.schema import QuantizeSection, Recipe
@@ -64,10 +64,13 @@ class Job:
 
         What is chosen by these leaves the test samples for the final comparison.
         """
-        model = read_model(self.folder.model(FLOAT))
-        specs = [(name, shape[1:], dtype) for name, shape, dtype in model_inputs(model)]
-        samples = trial_samples(self.data, specs, limit=None)
+        model = self.read(FLOAT)
+        samples = trial_samples(self.data, sample_specs(model), limit=None)
         return samples, Score(Predictor(model, samples)(), samples.labels)
+
+    def read(self, name: str) -> keras.Model:
+        """Read a model from the run folder."""
+        return read_model(self.folder.model(name))
 
     def save(self, model: keras.Model, name: str) -> None:
         """Write a model into the run folder; it appears when it is complete."""

@@ -22,9 +22,17 @@ from tfcompress.recipe.rounds import RoundResult, check_samples, kept_round, rou
 from tfcompress.recipe.run_folder import RunFolder
 from tfcompress.recipe.schema import Recipe
 from tfcompress.recipe.sequence import stages
-from tfcompress.recipe.stages import baseline_name, compressed_name, label
-from tfcompress.recipe.structure_stages import structured_callback
-from tfcompress.recipe.techniques import quantization_callback, techniques
+from tfcompress.recipe.stages import (
+    baseline_label,
+    baseline_name,
+    compressed_label,
+    compressed_name,
+)
+from tfcompress.recipe.techniques import (
+    quantization_callback,
+    structured_callback,
+    techniques,
+)
 from tfcompress.recipe.training import check_fit
 
 
@@ -165,9 +173,9 @@ def _announce(number: int, count: int, title: str, note: str = "") -> None:
 
 
 def _compare(job: Job) -> RunResult:
-    names = [(n, label(n)) for n in map(baseline_name, job.recipe.export.baselines)]
+    names = [(baseline_name(s), baseline_label(s)) for s in job.recipe.export.baselines]
     if (name := compressed_name(job.recipe)) is not None:
-        names.append((name, label(name, job.recipe)))
+        names.append((name, compressed_label(job.recipe)))
     rounds = tuple(round_results(job.folder))
     names += [(result.name, _round_label(result, rounds)) for result in rounds]
     artifacts = {title: Artifact.load(job.folder.artifact(name)) for name, title in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -35,3 +35,25 @@ class Section(pydantic.BaseModel):
     """A part of a recipe: unknown keys and wrong types are errors, and values never change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+def given(section: Section, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return those of some settings of a section that are not None, by their names."""
+    return {name: value for name in names if (value := getattr(section, name)) is not None}
+
+
+def check_one(section: Section, names: tuple[str, ...]) -> None:
+    """Check that exactly one of some settings of a section is not None.
+
+    Raises:
+        ValueError: If there are none or several.
+    """
+    found = list(given(section, names))
+    if len(found) != 1:
+        raise ValueError(f"exactly one of {listed(names)}; given: {', '.join(found) or 'none'}")
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Return names of settings as a list in words, such as "`a`, `b` and `c`"."""
+    *first, last = (f"`{name}`" for name in names)
+    return f"{', '.join(first)} and {last}"

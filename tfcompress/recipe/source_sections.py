@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tfcompress.datasets.preprocessing import Preprocessing
-from tfcompress.recipe.section import Positive, Section, Share
+from tfcompress.recipe.section import Positive, Section, Share, check_one
 
 
 class PreprocessingSection(Section):
@@ -78,12 +78,7 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [k for k in ("architecture", "path", "function") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "exactly one of `architecture`, `path` and `function`; given: "
-                + (", ".join(given) or "none")
-            )
+        check_one(self, ("architecture", "path", "function"))
         if self.function is not None and not all(self.function.partition(":")):
             raise ValueError("`function` of the form `module:function`")
         return self

@@ -8,9 +8,8 @@ from tfcompress.export import Artifact, convert, export
 from tfcompress.files import atomic_write_text
 from tfcompress.plan import plan
 from tfcompress.quantization import quantize_aware
-from tfcompress.recipe.epoch_backup import EpochBackup
 from tfcompress.recipe.job import FLOAT, Job, Stage
-from tfcompress.recipe.model_source import load_model, read_model
+from tfcompress.recipe.model_source import load_model
 from tfcompress.recipe.schema import PruneSection, QuantizeSection, Recipe
 from tfcompress.recipe.techniques import pruning_callback, quantization_callback
 from tfcompress.recipe.training import fit
@@ -21,7 +20,7 @@ PRUNED, QUANTIZED = "pruned", "quantized"
 def train_stage(recipe: Recipe) -> Stage:
     """Train the float model, or take it as it is, and write the plan."""
     source = recipe.model.architecture or recipe.model.path or recipe.model.function
-    length = _epochs(recipe.train.epochs) if recipe.train else "as it is"
+    length = recipe.train.duration if recipe.train else "as it is"
     return Stage("train", f"train: {source}, {length}", _train)
 
 
@@ -38,16 +37,15 @@ def prune_stage(
     """
 
     def run(job: Job) -> dict[str, Any]:
-        model = read_model(job.folder.model(source))
-        backup = EpochBackup(job.folder.backup(name))
+        model = job.read(source)
         callback = pruning_callback(section, job.calibration)
-        facts = fit(model, section, job.recipe, job.data, [callback], backup, job.verbose)
+        facts = fit(job, name, model, section, callback)
         if callback.reached is not None:
             facts["reached"] = str(callback.reached)
         job.save(model, target)
         return facts
 
-    return Stage(name, f"{name}: {section.goal} in {_epochs(section.epochs)}", run)
+    return Stage(name, f"{name}: {section.goal} in {section.duration}", run)
 
 
 def quantize_stage(
@@ -56,17 +54,17 @@ def quantize_stage(
     """Train a quantization-aware copy of a model; arguments as for `prune_stage`."""
 
     def run(job: Job) -> dict[str, Any]:
-        model = read_model(job.folder.model(source))
         model = quantize_aware(
-            model, section.scheme, calibration=job.calibration, verbose=bool(job.verbose)
+            job.read(source),
+            section.scheme,
+            calibration=job.calibration,
+            verbose=bool(job.verbose),
         )
-        backup = EpochBackup(job.folder.backup(name))
-        callbacks = [quantization_callback(section)]
-        facts = fit(model, section, job.recipe, job.data, callbacks, backup, job.verbose)
+        facts = fit(job, name, model, section, quantization_callback(section))
         job.save(model, target)
         return facts
 
-    return Stage(name, f"{name}: {section.scheme_name}, {_epochs(section.epochs)}", run)
+    return Stage(name, f"{name}: {section.scheme_name}, {section.duration}", run)
 
 
 def baseline_stage(scheme: str) -> Stage:
@@ -85,17 +83,16 @@ def baseline_stage(scheme: str) -> Stage:
         return file_facts(artifact)
 
     name = baseline_name(scheme)
-    return Stage(f"export {name}", f"export: {label(name)}", run)
+    return Stage(f"export {name}", f"export: {baseline_label(scheme)}", run)
 
 
 def export_stage(recipe: Recipe, source: str) -> Stage:
     """Write the file of the compressed model, whose name in the run folder is `source`."""
-    name = str(compressed_name(recipe))
 
     def run(job: Job) -> dict[str, Any]:
-        return file_facts(export_model(job, source, name))
+        return file_facts(export_model(job, source, str(compressed_name(recipe))))
 
-    return Stage("export compressed", f"export: {label(name, recipe)}", run)
+    return Stage("export compressed", f"export: {compressed_label(recipe)}", run)
 
 
 def export_model(job: Job, source: str, name: str) -> Artifact:
@@ -108,7 +105,7 @@ def export_model(job: Job, source: str, name: str) -> Artifact:
     """
     quantized = job.recipe.quantize is not None
     return export(
-        read_model(job.folder.model(source)),
+        job.read(source),
         job.folder.artifact(name),
         io=job.recipe.export.io if quantized else "float32",
         calibration=job.calibration,
@@ -127,42 +124,36 @@ def baseline_name(scheme: str) -> str:
     return "float32" if scheme == "float32" else f"{scheme}_post_training"
 
 
+def baseline_label(scheme: str) -> str:
+    """Return what a baseline is called in the comparison."""
+    return "float32" if scheme == "float32" else f"{scheme} post-training"
+
+
 def compressed_name(recipe: Recipe) -> str | None:
     """Return the compressed file's name without its suffix, `None` if there is not one of them."""
     if recipe.iterative is not None:
         return None
-    parts = []
+    return "_".join(word for word, _ in _changes(recipe)) or None
+
+
+def compressed_label(recipe: Recipe) -> str:
+    """Return what the compressed file is called in the comparison."""
+    return " + ".join(words for _, words in _changes(recipe))
+
+
+def _changes(recipe: Recipe) -> list[tuple[str, str]]:
+    """What is done to the float model, in the names of files and in words."""
+    found = []
     if recipe.remove_layers is not None:
-        parts.append("shortened")
+        found.append(("shortened", "shortened"))
     if recipe.shrink is not None:
-        parts.append("shrunken")
+        found.append(("shrunken", "shrunken"))
     if recipe.prune is not None:
-        parts.append("pruned")
+        found.append(("pruned", f"pruned {recipe.prune.goal}"))
     if recipe.quantize is not None:
-        parts.append(f"qat_{recipe.quantize.scheme_name}")
-    return "_".join(parts) or None
-
-
-def label(name: str, recipe: Recipe | None = None) -> str:
-    """Return what a file is called in the comparison."""
-    if name.endswith("_post_training"):
-        return name.replace("_post_training", " post-training")
-    if recipe is None:
-        return name
-    parts = []
-    if recipe.remove_layers is not None:
-        parts.append("shortened")
-    if recipe.shrink is not None:
-        parts.append("shrunken")
-    if recipe.prune is not None:
-        parts.append(f"pruned {recipe.prune.goal}")
-    if recipe.quantize is not None:
-        parts.append(f"{recipe.quantize.scheme_name} QAT")
-    return " + ".join(parts) or name
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch" + ("s" if count != 1 else "")
+        scheme = recipe.quantize.scheme_name
+        found.append((f"qat_{scheme}", f"{scheme} QAT"))
+    return found
 
 
 def _train(job: Job) -> dict[str, Any]:
@@ -171,8 +162,7 @@ def _train(job: Job) -> dict[str, Any]:
     atomic_write_text(job.folder.path / "plan.txt", f"{the_plan}\n")
     atomic_write_text(job.folder.path / "plan.yaml", the_plan.to_yaml())
     facts: dict[str, Any] = {"parameters": model.count_params()}
-    backup = EpochBackup(job.folder.backup("train"))
     if job.recipe.train is not None:
-        facts |= fit(model, job.recipe.train, job.recipe, job.data, [], backup, job.verbose)
+        facts |= fit(job, "train", model, job.recipe.train)
     job.save(model, FLOAT)
     return facts

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tfcompress.recipe.section import Moment, Patterns, Positive, Share
+from tfcompress.recipe.section import Moment, Patterns, Positive, Share, check_one, given
 from tfcompress.recipe.training_sections import FitSection
 
 # A share of what there is, or a number.
 Amount = Annotated[int | float, Field(gt=0)]
+
+_TARGETS = ("n", "parameters", "macs")
+_GOALS = ("macs", "parameters", "bytes", "sparsity")
 
 
 class RemoveLayersSection(FitSection):
@@ -39,13 +42,13 @@ class RemoveLayersSection(FitSection):
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        _check_one(self, ("n", "parameters", "macs"))
+        check_one(self, _TARGETS)
         return self
 
     @property
     def target(self) -> dict[str, Any]:
         """The target by its name."""
-        return _given(self, ("n", "parameters", "macs"))
+        return given(self, _TARGETS)
 
 
 class ShrinkSection(FitSection):
@@ -83,13 +86,13 @@ class ShrinkSection(FitSection):
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
-        _check_one(self, ("macs", "parameters", "bytes", "sparsity"))
+        check_one(self, _GOALS)
         return self
 
     @property
     def goal(self) -> tuple[str, int | float]:
         """Name and amount of the goal."""
-        return next(iter(_given(self, ("macs", "parameters", "bytes", "sparsity")).items()))
+        return next(iter(given(self, _GOALS).items()))
 
     @property
     def share_left(self) -> float | None:
@@ -103,16 +106,3 @@ class ShrinkSection(FitSection):
         """Return the same section with another share that is left."""
         name, _ = self.goal
         return self.model_copy(update={name: 1.0 - share if name == "sparsity" else share})
-
-
-def _given(section: FitSection, names: tuple[str, ...]) -> dict[str, int | float]:
-    return {name: value for name in names if (value := getattr(section, name)) is not None}
-
-
-def _check_one(section: FitSection, names: tuple[str, ...]) -> None:
-    given = list(_given(section, names))
-    if len(given) != 1:
-        raise ValueError(
-            f"exactly one of {', '.join(f'`{name}`' for name in names)}; given: "
-            + (", ".join(given) or "none")
-        )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfcompress.callbacks import MagnitudePruning, QuantizationSchedule
+from tfcompress.callbacks import MagnitudePruning, QuantizationSchedule, StructuredPruning
 from tfcompress.quantization import schemes
 from tfcompress.recipe.schema import PruneSection, QuantizeSection, Recipe
+from tfcompress.recipe.structure_sections import ShrinkSection
 
 
 def pruning_callback(section: PruneSection, data: Any = None) -> MagnitudePruning:
@@ -19,26 +20,20 @@ def pruning_callback(section: PruneSection, data: Any = None) -> MagnitudePrunin
     Raises:
         ValueError: If the schedule, the criterion or the pattern is unknown.
     """
-    settings = section.model_dump(
-        include={
-            "sparsity",
-            "parameters",
-            "bytes",
-            "gzip_bytes",
-            "macs",
-            "pattern",
-            "schedule",
-            "begin",
-            "end",
-            "scope",
-            "criterion",
-            "include",
-            "exclude",
-        }
-    )
-    if section.frequency is not None:
-        settings["frequency"] = section.frequency
-    return MagnitudePruning(**settings, data=data)
+    return MagnitudePruning(**section.own_settings(), data=data)
+
+
+def structured_callback(section: ShrinkSection, data: Any = None) -> StructuredPruning:
+    """Return the callback that a `shrink` section describes.
+
+    Args:
+        section: The section.
+        data: Samples for criteria that measure on some. Defaults to None.
+
+    Raises:
+        ValueError: If the schedule or the criterion is unknown, or the goal is out of its range.
+    """
+    return StructuredPruning(**section.own_settings(), data=data)
 
 
 def quantization_callback(section: QuantizeSection) -> QuantizationSchedule:

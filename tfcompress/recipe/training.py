@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ import keras
 from tfcompress.datasets import Dataset
 from tfcompress.recipe.batches import TrainingBatches
 from tfcompress.recipe.epoch_backup import EpochBackup
+from tfcompress.recipe.job import Job
 from tfcompress.recipe.schema import FitSection, Recipe
 
 
@@ -39,28 +39,26 @@ def check_fit(section: FitSection) -> None:
 
 
 def fit(
+    job: Job,
+    stage: str,
     model: keras.Model,
     section: FitSection,
-    recipe: Recipe,
-    data: Dataset,
-    callbacks: Sequence[keras.callbacks.Callback],
-    backup: EpochBackup,
-    verbose: int,
+    *callbacks: keras.callbacks.Callback,
 ) -> dict[str, Any]:
-    """Compile and train a model, going on from a backup if there is one.
+    """Compile and train a model, going on from the stage's backup if there is one.
 
     Args:
+        job: The job. The validation split, where there is one, is evaluated after each epoch.
+        stage: Name of the stage, in whose backup the state is kept after each epoch.
         model: A built Keras model.
         section: Epochs, optimizer and learning rate.
-        recipe: The job, for batch size, seed, loss and metrics.
-        data: Training samples; the validation split, where there is one, is evaluated per epoch.
-        callbacks: Further callbacks, such as `MagnitudePruning`.
-        backup: Where the state is kept after each epoch.
-        verbose: Keras' verbosity: 0 silent, 1 bar, 2 a line per epoch.
+        *callbacks: Further callbacks, such as `MagnitudePruning`.
 
     Returns:
         JSON-ready facts: `epochs`, `seconds` of this process, and the `logs` of the last epoch.
     """
+    recipe, data = job.recipe, job.data
+    backup = EpochBackup(job.folder.backup(stage))
     epoch = backup.epoch
     batches = TrainingBatches(
         data.train, recipe.data.batch_size, recipe.seed, epoch, recipe.data.augmentation
@@ -75,7 +73,7 @@ def fit(
         initial_epoch=epoch,
         callbacks=[*callbacks, backup],
         validation_data=data.validation,
-        verbose=verbose,
+        verbose=job.verbose,
     )
     logs = {name: float(values[-1]) for name, values in history.history.items() if values}
     return {

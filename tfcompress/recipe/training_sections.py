@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from tfcompress.recipe.scheme_settings import SchemeSettings, SchemeValue
-from tfcompress.recipe.section import LearningRate, Moment, Patterns, Positive, Section, Share
+from tfcompress.recipe.section import (
+    LearningRate,
+    Moment,
+    Patterns,
+    Positive,
+    Section,
+    Share,
+    given,
+    listed,
+)
 
 
 class FitSection(Section):
@@ -26,6 +35,15 @@ class FitSection(Section):
     learning_rate: LearningRate = 1e-3
     decay: Literal["constant", "cosine"] = "constant"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def duration(self) -> str:
+        """The epochs in words."""
+        return f"{self.epochs} epoch" + ("s" if self.epochs != 1 else "")
+
+    def own_settings(self) -> dict[str, Any]:
+        """Return what a section says beside how to train, by name."""
+        return self.model_dump(exclude=set(FitSection.model_fields))
 
 
 class TrainSection(FitSection):
@@ -107,11 +125,11 @@ class PruneSection(FitSection):
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
-        given = [name for name in _GOALS if getattr(self, name) is not None]
-        if len(given) != (0 if ":" in (self.pattern or "") else 1):
+        found = given(self, _GOALS)
+        if len(found) != (0 if ":" in (self.pattern or "") else 1):
             raise ValueError(
-                f"exactly one of {', '.join(f'`{name}`' for name in _GOALS)}, or none where "
-                f"`pattern` is N of M; given: {', '.join(given) or 'none'}"
+                f"exactly one of {listed(_GOALS)}, or none where `pattern` is N of M; "
+                f"given: {', '.join(found) or 'none'}"
             )
         return self
 
@@ -122,10 +140,8 @@ class PruneSection(FitSection):
             return f"{self.sparsity:.0%}"
         if self.sparsity is not None:
             return "by layer"
-        for name in _GOALS:
-            value = getattr(self, name)
-            if value is not None:
-                return f"{value:,} {name.replace('_', ' ')}"
+        for name, value in given(self, _GOALS).items():
+            return f"{value:,} {name.replace('_', ' ')}"
         return f"{self.pattern}"
 
 

@@ -14,16 +14,16 @@ from tfcompress.evaluation.score import Score
 from tfcompress.evaluation.trial_samples import TrialSamples, trial_samples
 from tfcompress.graph import Graph, Tensor, flatten
 from tfcompress.graph.bypass import downstream, run_nodes
-from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.graph.model_inputs import sample_specs
 from tfcompress.graph.selection import Patterns
 from tfcompress.progress import progress_bar
 from tfcompress.restructure.units import Unit, find_units
+from tfcompress.text_table import render_figures
 
 if TYPE_CHECKING:
     import pandas
 
 CRITERIA = ("cosine", "accuracy")
-LONGEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,13 @@ class LayerRanking:
     def __str__(self) -> str:
         rows = [("part", "importance", "parameters", "MACs")]
         for unit in self.units:
-            name = unit.name
-            if len(name) > LONGEST_NAME:
-                name = "…" + name[-(LONGEST_NAME - 1) :]
-            rows.append((name, f"{unit.importance:.4f}", f"{unit.parameters:,}", f"{unit.macs:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-            for row in rows
-        ]
+            figures = (f"{unit.importance:.4f}", f"{unit.parameters:,}", f"{unit.macs:,}")
+            rows.append((unit.name, *figures))
         title = (
             f"What can be left out of '{self.model}', least important first\n"
             f"importance: {self.metric}; {self.samples:,} samples"
         )
-        return "\n".join([title, "", lines[0], "─" * len(lines[0]), *lines[1:]])
+        return "\n".join([title, "", *render_figures(rows)])
 
     # In a Python shell the object alone shows the table, as it does in a notebook.
     __repr__ = __str__
@@ -151,8 +144,7 @@ def rank_layers(
         )
     graph = flatten(model)
     found = find_units(graph, units, exclude)
-    specs = [(name, shape[1:], dtype) for name, shape, dtype in model_inputs(model)]
-    trials = trial_samples(data, specs, samples)
+    trials = trial_samples(data, sample_specs(model), samples)
     size = graph.inputs[0].shape[0] or min(batch_size, trials.count)
     steps = -(-trials.count // size)
     with progress_bar(steps * len(found), progress) as advance:

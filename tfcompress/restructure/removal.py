@@ -9,7 +9,7 @@ import keras
 from tfcompress.graph import Graph, flatten
 from tfcompress.graph.bypass import bypassed, weights_in
 from tfcompress.graph.macs import count_macs
-from tfcompress.graph.rebuild import LayerCopies, rebuild
+from tfcompress.graph.rebuild import LayerCopies
 from tfcompress.graph.selection import Patterns
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.restructure.ranking import LayerRanking, rank_layers
@@ -94,12 +94,7 @@ def remove_layers(
     removed, shorter = _shortened(graph, ordered, *target)
     if verbose:
         print(_summary(graph, shorter, removed))
-    copies = LayerCopies(shorter)
-    copy: keras.Model = rebuild(
-        shorter, lambda node, args, kwargs: copies.copy(node)(*args, **kwargs)
-    )
-    copies.copy_weights()
-    return copy
+    return LayerCopies(shorter).model()
 
 
 def _target(**targets: int | float | None) -> tuple[str, int | float]:

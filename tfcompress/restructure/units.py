@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import keras
 
 from tfcompress.graph import Graph, Node, Tensor
 from tfcompress.graph.bypass import bypassed, weights_in
-from tfcompress.graph.macs import axis_size, products_of, rows_of
+from tfcompress.graph.macs import node_macs
 from tfcompress.graph.selection import Patterns, as_patterns, matches, unmatched_error
 from tfcompress.restructure.dominators import Dominators
 
@@ -70,7 +69,7 @@ def find_units(graph: Graph, kinds: str | None = None, exclude: Patterns = None)
         raise ValueError(
             f"`units` must be one of {', '.join(map(repr, KINDS))} or None. Received: {kinds!r}"
         )
-    macs = _macs(graph)
+    macs = node_macs(graph)
     blocks = _residual_blocks(graph, macs) if kinds != "layers" else []
     found = blocks if blocks or kinds == "blocks" else _layers(graph, macs)
     if not found:
@@ -107,7 +106,7 @@ def _matches(node: Node, pattern: str | type) -> bool:
     return matches(path, node.operation, pattern, path.rsplit("/", 1)[-1]) is not None
 
 
-def _residual_blocks(graph: Graph, macs: Mapping[str, int]) -> list[Unit]:
+def _residual_blocks(graph: Graph, macs: Mapping[Node, int]) -> list[Unit]:
     dominators = Dominators(graph)
     found = []
     for node in graph.nodes:
@@ -131,7 +130,7 @@ def _is_unchanged(tensor: Tensor, source: Tensor) -> bool:
     return True
 
 
-def _layers(graph: Graph, macs: Mapping[str, int]) -> list[Unit]:
+def _layers(graph: Graph, macs: Mapping[Node, int]) -> list[Unit]:
     found = []
     for node in graph.nodes:
         reads_one = bool(node.inputs) and all(t is node.inputs[0] for t in node.inputs)
@@ -149,17 +148,8 @@ def _layers(graph: Graph, macs: Mapping[str, int]) -> list[Unit]:
     return [unit for unit in found if unit.macs]
 
 
-def _macs(graph: Graph) -> dict[str, int]:
-    """Multiplications for one sample, by name of the node."""
-    rows = rows_of(graph)
-    return {
-        node.name: rows[node] * sum(math.prod(map(axis_size, p)) for p in products_of(node))
-        for node in graph.nodes
-    }
-
-
 def _unit(
-    graph: Graph, macs: Mapping[str, int], name: str, kind: str, source: Tensor, target: Tensor
+    graph: Graph, macs: Mapping[Node, int], name: str, kind: str, source: Tensor, target: Tensor
 ) -> Unit:
     rest = bypassed(graph, {target: source})
     left = {node.name for node in rest.nodes}
@@ -171,7 +161,7 @@ def _unit(
         target,
         gone,
         weights_in(graph) - weights_in(rest),
-        sum(macs[node.name] for node in gone),
+        sum(macs[node] for node in gone),
     )
 
 

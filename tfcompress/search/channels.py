@@ -9,9 +9,8 @@ import numpy as np
 from keras import ops
 
 from tfcompress.pruning.structured import DependencyGroups, criteria, dependency_groups
-from tfcompress.pruning.structured.coupling import Role
 from tfcompress.pruning.structured.zeros import channel_masks
-from tfcompress.search.methods import LayerWeights, Method, Values
+from tfcompress.search.methods import LayerWeights, ShareMethod, Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +26,7 @@ class GroupWeights(LayerWeights):
     order: tuple[int, ...] = ()
 
 
-class Channels(Method):
+class Channels(ShareMethod):
     """Zeros in place of the least important channels, with all that depends on them.
 
     What `shrink` would remove; a level is the share of a group's channels. A layer is called after
@@ -57,11 +56,7 @@ class Channels(Method):
         found: list[LayerWeights] = []
         for group, values in zip(groups.groups, scores, strict=True):
             if group.size > 1:
-                makers = {
-                    id(binding.owner): binding.owner
-                    for binding, _ in group.weights
-                    if binding.role is Role.MAKES
-                }
+                makers = {id(binding.owner): binding.owner for binding in group.makers}
                 order = group.units[np.argsort(values, kind="stable")]
                 found.append(
                     GroupWeights(
@@ -84,13 +79,3 @@ class Channels(Method):
                 value = ops.convert_to_numpy(variable.value)
                 found.append((variable, np.where(mask, value, 0).astype(value.dtype)))
         return found
-
-    def check(self, level: float) -> None:
-        """A share in (0, 1)."""
-        if not 0 < level < 1:
-            raise ValueError(f"A level of 'channels' is a share in (0, 1). Received: {level!r}")
-
-    @staticmethod
-    def write(level: float) -> str:
-        """In percent."""
-        return f"{level:.0%}" if round(100 * level, 6) % 1 == 0 else f"{level:.1%}"

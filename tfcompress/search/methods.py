@@ -76,7 +76,21 @@ class Method(ABC):
         """A level as people read it."""
 
 
-class Sparsity(Method):
+class ShareMethod(Method):
+    """A method whose levels are shares of what is in a layer."""
+
+    def check(self, level: float) -> None:
+        """A share in (0, 1)."""
+        if not 0 < level < 1:
+            raise ValueError(f"A level of {self.name!r} is a share in (0, 1). Received: {level!r}")
+
+    @staticmethod
+    def write(level: float) -> str:
+        """In percent."""
+        return f"{level:.0%}" if round(100 * level, 6) % 1 == 0 else f"{level:.1%}"
+
+
+class Sparsity(ShareMethod):
     """Zeros in place of the smallest weights, the same share in each kernel of a layer.
 
     Layers are called as in `callbacks.MagnitudePruning(include=...)`.
@@ -103,16 +117,6 @@ class Sparsity(Method):
             value = ops.where(masks[0], weight, ops.zeros_like(weight))
             found.append((variable, ops.convert_to_numpy(value)))
         return found
-
-    def check(self, level: float) -> None:
-        """A share in (0, 1)."""
-        if not 0 < level < 1:
-            raise ValueError(f"A level of 'sparsity' is a share in (0, 1). Received: {level!r}")
-
-    @staticmethod
-    def write(level: float) -> str:
-        """In percent."""
-        return f"{level:.0%}" if round(100 * level, 6) % 1 == 0 else f"{level:.1%}"
 
 
 class Bits(Method):

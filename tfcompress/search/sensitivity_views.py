@@ -6,6 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING
 
+from tfcompress import text_table
 from tfcompress.evaluation.palette import MUTED, TEXT, WORSE
 from tfcompress.search.method_registry import METHODS
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from tfcompress.search.curves import Sensitivity, SensitivityPoint
 
 FIGURES = ("drop", "sqnr")
-WIDTH = 80
-LEAST_NAME = 12
 STRONGEST = 0.75
 MOST_NUMBERED = 40
 
@@ -71,19 +70,7 @@ def render(found: Sensitivity) -> str:
     """Return a table for each method, in 80 columns where the levels leave room for a name."""
     lines = _title(found).splitlines()
     for rows in _tables(found):
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        rest = sum(widths[1:]) + 2 * len(widths[1:])
-        widths[0] = min(widths[0], max(LEAST_NAME, WIDTH - rest))
-        written = [
-            "  ".join(
-                [
-                    _clip(row[0], widths[0]).ljust(widths[0]),
-                    *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
-                ]
-            )
-            for row in rows
-        ]
-        lines += ["", written[0], "─" * max(map(len, written)), *written[1:]]
+        lines += ["", *text_table.render_figures(rows)]
     return "\n".join(lines)
 
 
@@ -162,7 +149,3 @@ def _strength(point: SensitivityPoint, figure: str, worst: float) -> float:
     else:
         share = math.sqrt(max(point.drop, 0.0) / worst) if worst > 0 else 0.0
     return STRONGEST * min(1.0, max(0.0, share))
-
-
-def _clip(name: str, width: int) -> str:
-    return name if len(name) <= width else "…" + name[-(width - 1) :]

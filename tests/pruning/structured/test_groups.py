@@ -50,7 +50,11 @@ def test_printing():
     frame = groups.to_frame()
     assert list(frame["can_go"]) == [True, False, False]
     assert list(frame["count"]) == [16, 32, 10]
-    assert "<pre>" in groups._repr_html_()
+    assert "<td>stem, branch</td>" in groups._repr_html_()
+    assert repr(groups) == text
+    assert max(map(len, text.splitlines())) <= 80
+    # A bar a group, then one for each layer whose channels cannot go.
+    assert [bar.get_width() for bar in groups.plot().patches] == [16, 32, 10]
 
 
 def test_include_and_exclude():
@@ -106,11 +110,8 @@ class Scaled(layers.Layer):
         return {**super().get_config(), "width": self.width}
 
 
-def test_a_rule_for_a_custom_layer(shrunk_exactly, monkeypatch):
+def test_a_rule_for_a_custom_layer(shrunk_exactly):
     from tfcompress.pruning.structured.coupling import Flow
-    from tfcompress.pruning.structured.rules import registry
-
-    monkeypatch.setattr(registry, "_LAYERS", dict(registry._LAYERS))
 
     @register(Scaled)
     class ScaledRule(Rule):

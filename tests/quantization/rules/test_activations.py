@@ -6,9 +6,7 @@ import pytest
 from keras import activations, layers, ops
 
 import tfcompress as tfc
-from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.graph import flatten
-from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 from tfcompress.quantization.placement import Placement
 from tfcompress.quantization.rules import Role, rule_of
 from tfcompress.quantization.rules.activations import activation_kind, activation_name
@@ -56,17 +54,14 @@ def functions(x):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(converted):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 8), name="image")
     model = keras.Model(inputs, functions(inputs))
     for layer in model.layers:
         if isinstance(layer, layers.PReLU):
             layer.alpha.assign(np.random.default_rng(1).uniform(-0.1, 0.4, layer.alpha.shape))
-    qat = tfc.quantize_aware(model, calibration=X, verbose=False)
-    path = tmp_path_factory.mktemp("activations") / "activations.tflite"
-    artifact = tfc.export(qat, path, io="float32", calibration=X, tolerance=np.inf)
-    return model, qat, artifact
+    return model, *converted(model, X)
 
 
 def test_every_function_is_made_of_integer_operators(exported):
@@ -75,23 +70,10 @@ def test_every_function_is_made_of_integer_operators(exported):
     assert artifact.plan_skipped == []
 
 
-def quanta(qat, artifact, x):
-    """By output, the largest difference between file and model in quanta, and the share off."""
-    answers = LiteRTModel(artifact.path).predict(x)
-    expected = qat.predict(x, verbose=0)
-    found = {}
-    for name, answer in zip(sorted(expected), answers, strict=True):
-        gaps = np.diff(np.unique(np.round(expected[name], 6)))
-        difference = np.abs(answer - expected[name]) / gaps[gaps > 1e-5].min()
-        found[name] = (float(difference.max()), float(np.mean(difference > 0.5)))
-    return found
-
-
-def test_every_function_is_within_its_quanta(exported):
+def test_every_function_is_within_its_quanta(exported, quanta):
     _, qat, artifact = exported
-    found = quanta(qat, artifact, X)
-    allowed = {name: 1 if name in SINGLE else 3 for name in found}
-    assert {n: q for n, q in found.items() if q[0] > allowed[n] + 0.01} == {}
+    worst = {n: q.max() for n, q in quanta(artifact, X, qat.predict(X, verbose=0)).items()}
+    assert {n: q for n, q in worst.items() if q > (1 if n in SINGLE else 3) + 0.01} == {}
 
 
 def test_compositions_are_close_to_the_float_functions(exported):
@@ -108,12 +90,10 @@ def test_compositions_are_close_to_the_float_functions(exported):
     assert {n: e for n, e in errors.items() if e > 0.02 and n not in jumps} == {}
 
 
-def test_compositions_without_quantizers_are_the_float_functions(exported):
-    model, _, _ = exported
-    qat = tfc.quantize_aware(model, calibration=X, verbose=False)
-    for part in [*quantizers_of(qat), *wrappers_of(qat)]:
-        part.quantizing = False
-    expected, found = model(X), qat(X)
+def test_compositions_without_quantizers_are_the_float_functions(exported, in_float):
+    model, qat, _ = exported
+    with in_float(qat):
+        expected, found = model(X), qat(X)
     for name, values in expected.items():
         # LiteRT's sigmoid has no code nearer to zero than 1/256: mish is cut off there.
         tolerance = 1e-3 if "mish" in name else 2e-5

@@ -6,7 +6,6 @@ import pytest
 from keras import layers, ops
 
 import tfcompress as tfc
-from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.quantization.rules.contraction import Contraction
 
 RNG = np.random.default_rng(0)
@@ -49,16 +48,13 @@ def values(model):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(converted):
     keras.utils.set_random_seed(0)
     model = products()
     for variable in model.trainable_variables:
         if variable.path.endswith("bias"):
             variable.assign(RNG.uniform(-0.5, 0.5, variable.shape))
-    qat = tfc.quantize_aware(model, calibration=DATA, verbose=False)
-    path = tmp_path_factory.mktemp("products") / "products.tflite"
-    artifact = tfc.export(qat, path, io="float32", calibration=DATA, tolerance=np.inf)
-    return model, qat, artifact
+    return model, *converted(model, DATA)
 
 
 def test_every_product_is_made_of_integer_operators(exported):
@@ -67,15 +63,11 @@ def test_every_product_is_made_of_integer_operators(exported):
     assert artifact.plan_skipped == []
 
 
-def test_every_product_is_within_a_quantum(exported):
+def test_every_product_is_within_a_quantum(exported, quanta):
     _, qat, artifact = exported
-    expected = values(qat)
-    answers = LiteRTModel(artifact.path).predict(DATA)
-    for name, answer in zip(sorted(expected), answers, strict=True):
-        gaps = np.diff(np.unique(np.round(expected[name], 6)))
-        quanta = np.abs(answer - expected[name]) / gaps[gaps > 1e-5].min()
-        assert quanta.max() < CHAINS.get(name, 1) + 0.01, (name, quanta.max())
-        assert np.mean(quanta > 0.5) < 0.04, (name, np.mean(quanta > 0.5))
+    for name, off in quanta(artifact, DATA, values(qat)).items():
+        assert off.max() < CHAINS.get(name, 1) + 0.01, (name, off.max())
+        assert np.mean(off > 0.5) < 0.04, (name, np.mean(off > 0.5))
 
 
 def test_close_to_the_float_model(exported):

@@ -6,7 +6,6 @@ import pytest
 from keras import layers, ops
 
 import tfcompress as tfc
-from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.graph import flatten
 from tfcompress.quantization import schemes
 from tfcompress.quantization.calibrate import quantizers_of
@@ -86,17 +85,14 @@ SEVERAL = {"layer_minimum", "layer_average", "layer_multiply", "sum", "broadcast
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(converted):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 4), name="image")
     model = keras.Model(inputs, operations(inputs))
     for variable in model.weights:
         if len(variable.shape) == 1 and variable.dtype == "float32":
             variable.assign(RNG.uniform(0.5, 1.5, variable.shape))
-    qat = tfc.quantize_aware(model, calibration=X, verbose=False)
-    path = tmp_path_factory.mktemp("elementwise") / "elementwise.tflite"
-    artifact = tfc.export(qat, path, io="float32", calibration=X, tolerance=np.inf)
-    return model, qat, artifact
+    return model, *converted(model, X)
 
 
 def test_every_operation_is_an_integer_operator(exported):
@@ -105,14 +101,9 @@ def test_every_operation_is_an_integer_operator(exported):
     assert artifact.plan_skipped == []
 
 
-def test_every_operation_is_within_its_quanta(exported):
+def test_every_operation_is_within_its_quanta(exported, quanta):
     _, qat, artifact = exported
-    answers = LiteRTModel(artifact.path).predict(X)
-    expected = qat.predict(X, verbose=0)
-    worst = {}
-    for name, answer in zip(sorted(expected), answers, strict=True):
-        gaps = np.diff(np.unique(np.round(expected[name], 6)))
-        worst[name] = float(np.abs(answer - expected[name]).max() / gaps[gaps > 1e-5].min())
+    worst = {n: q.max() for n, q in quanta(artifact, X, qat.predict(X, verbose=0)).items()}
     assert {n: q for n, q in worst.items() if q > (3 if n in SEVERAL else 1) + 0.01} == {}
 
 

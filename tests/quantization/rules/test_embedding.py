@@ -6,7 +6,6 @@ import pytest
 from keras import layers, ops
 
 import tfcompress as tfc
-from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.export.inspection import inspect_file
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 
@@ -54,13 +53,10 @@ def values(model):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(converted):
     keras.utils.set_random_seed(0)
     model = embeddings()
-    qat = tfc.quantize_aware(model, calibration=TOKENS, verbose=False)
-    path = tmp_path_factory.mktemp("embeddings") / "embeddings.tflite"
-    artifact = tfc.export(qat, path, io="float32", calibration=TOKENS, tolerance=np.inf)
-    return model, qat, artifact
+    return model, *converted(model, TOKENS)
 
 
 def test_every_table_is_read_by_integer_operators(exported):
@@ -78,15 +74,11 @@ def test_a_table_costs_one_operator_and_no_requantization(exported):
     assert operators["SELECT"] == operators["LESS"] == 1
 
 
-def test_within_quanta_of_the_model(exported):
+def test_within_quanta_of_the_model(exported, quanta):
     _, qat, artifact = exported
-    expected = values(qat)
-    answers = LiteRTModel(artifact.path).predict(TOKENS)
     bars = {"transformer": 4, "tied": 2, "untied": 2, "dense": 1}
-    for name, answer in zip(sorted(expected), answers, strict=True):
-        gaps = np.diff(np.unique(np.round(expected[name], 6)))
-        quanta = np.abs(answer - expected[name]) / gaps[gaps > 1e-5].min()
-        assert quanta.max() < bars.get(name, 0) + 0.01, (name, quanta.max())
+    for name, off in quanta(artifact, TOKENS, values(qat)).items():
+        assert off.max() < bars.get(name, 0) + 0.01, (name, off.max())
 
 
 def test_close_to_the_float_model(exported):

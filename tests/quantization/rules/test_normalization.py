@@ -8,9 +8,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.graph import flatten
-from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 from tfcompress.quantization.placement import Placement
 from tfcompress.quantization.rules import Role
 from tfcompress.quantization.rules.normalization import UnitVector, chunk_size
@@ -43,16 +41,13 @@ def normalizations(x):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(converted):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 24), name="image")
     model = keras.Model(inputs, normalizations(inputs))
     for variable in model.weights:
         variable.assign(RNG.uniform(0.5, 1.5, variable.shape))
-    qat = tfc.quantize_aware(model, calibration=X, verbose=False)
-    path = tmp_path_factory.mktemp("normalization") / "normalization.tflite"
-    artifact = tfc.export(qat, path, io="float32", calibration=X, tolerance=np.inf)
-    return model, qat, artifact
+    return model, *converted(model, X)
 
 
 def test_every_normalization_is_made_of_integer_operators(exported):
@@ -62,14 +57,9 @@ def test_every_normalization_is_made_of_integer_operators(exported):
     assert artifact.ops["L2_NORMALIZATION"] >= len(normalizations(keras.Input((4, 4, 24))))
 
 
-def test_file_is_within_three_quanta_of_the_model(exported):
+def test_file_is_within_three_quanta_of_the_model(exported, quanta):
     _, qat, artifact = exported
-    answers = LiteRTModel(artifact.path).predict(X)
-    expected = qat.predict(X, verbose=0)
-    worst = {}
-    for name, answer in zip(sorted(expected), answers, strict=True):
-        gaps = np.diff(np.unique(np.round(expected[name], 6)))
-        worst[name] = float(np.abs(answer - expected[name]).max() / gaps[gaps > 1e-5].min())
+    worst = {n: q.max() for n, q in quanta(artifact, X, qat.predict(X, verbose=0)).items()}
     assert {n: q for n, q in worst.items() if q > (1 if n == "unit" else 3) + 0.01} == {}
 
 
@@ -84,13 +74,11 @@ def test_integers_are_close_to_float(exported):
     assert {n: d for n, d in decibels.items() if d < 26} == {}
 
 
-def test_composition_without_quantizers_is_the_float_layer(exported):
-    model, _, _ = exported
-    qat = tfc.quantize_aware(model, calibration=X, verbose=False)
-    for part in [*quantizers_of(qat), *wrappers_of(qat)]:
-        part.quantizing = False
-    expected = model(X)
-    for name, values in qat(X).items():
+def test_composition_without_quantizers_is_the_float_layer(exported, in_float):
+    model, qat, _ = exported
+    with in_float(qat):
+        expected, found = model(X), qat(X)
+    for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], atol=1e-4, err_msg=name)
 
 

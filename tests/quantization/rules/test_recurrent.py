@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 
 import tfcompress as tfc
-from tfcompress.evaluation.litert import LiteRTModel
+from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
+from tfcompress.quantization.rules.recurrent_loop import UnrolledLoop
 
 STEPS, FEATURES = 5, 8
 RNG = np.random.default_rng(0)
@@ -49,11 +50,6 @@ def perturb(model, seed=0):
             variable.assign(generator.uniform(low, high, variable.shape))
 
 
-def switch(model, quantizing):
-    for part in [*quantizers_of(model), *wrappers_of(model)]:
-        part.quantizing = quantizing
-
-
 @pytest.fixture(scope="module")
 def models():
     """A float model of all forms and its calibrated quantization-aware copy."""
@@ -64,13 +60,10 @@ def models():
     return model, tfc.quantize_aware(model, calibration=X, verbose=False)
 
 
-def test_without_quantization_every_form_is_the_float_layer(models):
+def test_without_quantization_every_form_is_the_float_layer(models, in_float):
     model, qat = models
-    switch(qat, False)
-    try:
+    with in_float(qat):
         outputs, expected = qat(X), model(X)
-    finally:
-        switch(qat, True)
     for name, value in expected.items():
         np.testing.assert_allclose(outputs[name], value, atol=2e-5, err_msg=name)
 
@@ -91,20 +84,16 @@ def test_quantization_costs_little(models):
         assert 0 < noise < 0.06, name
 
 
-def test_exported_forms_are_integer_and_within_two_quanta(models, tmp_path):
+def test_exported_forms_are_integer_and_within_two_quanta(models, tmp_path, quanta):
     _, qat = models
     path = tmp_path / "forms.tflite"
     artifact = tfc.export(qat, path, io="float32", calibration=X, tolerance=np.inf)
     assert artifact.float_islands == []
     assert artifact.plan_skipped == []
     assert "WHILE" not in artifact.ops
-    expected = qat.predict(X, verbose=0)
-    worst, off = {}, {}
-    for name, answer in zip(sorted(expected), LiteRTModel(path).predict(X), strict=True):
-        gaps = np.diff(np.unique(np.round(expected[name], 6)))
-        quanta = np.abs(answer - expected[name]) / gaps[gaps > 1e-5].min()
-        worst[name], off[name] = quanta.max(), np.mean(quanta > 0.5)
-    assert {name: q for name, q in worst.items() if q > 2.01} == {}
+    found = quanta(artifact, X, qat.predict(X, verbose=0))
+    assert {name: q.max() for name, q in found.items() if q.max() > 2.01} == {}
+    off = {name: np.mean(q > 0.5) for name, q in found.items()}
     # The bias of a hard sigmoid is rounded to the scale of its input.
     assert off.pop("lstm_backwards") < 0.05
     assert {name: share for name, share in off.items() if share > 0.02} == {}
@@ -239,3 +228,12 @@ def test_stateful_layer_stays_float(capsys):
     model = keras.Model(x, layers.LSTM(3, stateful=True)(x))
     tfc.quantize_aware(model)
     assert "keeps no state between calls" in " ".join(capsys.readouterr().out.split())
+
+
+def test_constants_round_as_the_quantizer_does_next_to_ties():
+    quantizer = ActivationQuantizer((-4.6, 4.8))
+    quantizer.build()
+    places = np.arange(-130, 131) + np.array([[0.4992], [0.5008]])  # beyond both ends, too
+    values = (places * np.float32(9.4 / 255)).astype("float32")
+    found = UnrolledLoop({"gates": quantizer}).quantized_constant("gates", values)
+    np.testing.assert_allclose(found, quantizer(values), atol=1e-5)

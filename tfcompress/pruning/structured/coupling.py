@@ -71,6 +71,17 @@ class Binding:
             raise ValueError(f"Axis {self.axis} of a weight of '{self.layer}' has no channels.")
         return self.labels
 
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The other axes of the weight."""
+        return tuple(i for i in range(len(self.owner.shape)) if i != self.axis)
+
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
+        """Values by position of the axis, in a shape that broadcasts to the weight's."""
+        shape = [1] * len(self.owner.shape)
+        shape[self.axis] = -1
+        return values.reshape(shape)
+
 
 @dataclass(eq=False)
 class Kind:

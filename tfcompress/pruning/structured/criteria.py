@@ -78,14 +78,13 @@ class _Norm(ChannelCriterion):
     def _norm(self, binding: Binding) -> np.ndarray:
         # Reduced where the weights are: only one number a channel comes to the host.
         weight = ops.cast(binding.owner.value, "float32")
-        others = [i for i in range(len(weight.shape)) if i != binding.axis]
         # Without axes, a reduction would take all of them.
-        reduced = self.reduce(weight, others) if others else ops.abs(weight)
+        reduced = self.reduce(weight, binding.others) if binding.others else ops.abs(weight)
         norms: np.ndarray = ops.convert_to_numpy(reduced)
         return norms.astype(float)
 
     @abstractmethod
-    def reduce(self, weight: Any, axes: list[int]) -> Any:
+    def reduce(self, weight: Any, axes: Sequence[int]) -> Any:
         """One number for each position along the axis that is left."""
 
 
@@ -98,7 +97,7 @@ class ChannelL1(_Norm):
     al. 2023, https://arxiv.org/abs/2301.12900, section 3.3.
     """
 
-    def reduce(self, weight: Any, axes: list[int]) -> Any:
+    def reduce(self, weight: Any, axes: Sequence[int]) -> Any:
         """The L1 norm."""
         return ops.sum(ops.abs(weight), axis=axes)
 
@@ -110,7 +109,7 @@ class ChannelL2(_Norm):
     Reference: Fang et al., "DepGraph" (2023), https://arxiv.org/abs/2301.12900, equation 5.
     """
 
-    def reduce(self, weight: Any, axes: list[int]) -> Any:
+    def reduce(self, weight: Any, axes: Sequence[int]) -> Any:
         """The L2 norm."""
         return ops.sqrt(ops.sum(ops.square(weight), axis=axes))
 

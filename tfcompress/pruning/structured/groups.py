@@ -17,8 +17,10 @@ from tfcompress.graph.selection import Pattern, Patterns, as_patterns, matches, 
 from tfcompress.pruning.structured.coupling import Binding, Coupling, Kind, Role
 from tfcompress.pruning.structured.rules import rule_of
 from tfcompress.pruning.structured.rules.registry import unlabelled
+from tfcompress.text_table import render
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import pandas
 
 
@@ -52,6 +54,11 @@ class ChannelGroup:
     def size(self) -> int:
         """How many units there are."""
         return int(self.units.size)
+
+    @property
+    def makers(self) -> list[Binding]:
+        """Weights that make the channels: to remove these removes the channels."""
+        return [binding for binding, _ in self.weights if binding.role is Role.MAKES]
 
     def sizes(self, round_to: int) -> list[int]:
         """How many units may be left, from all on downwards, at least one.
@@ -115,20 +122,30 @@ class DependencyGroups:
         gone_labels: np.ndarray = gone[self.roots]
         return gone_labels
 
+    def counts(self, units: Iterable[int]) -> list[int]:
+        """How many of some units each group has."""
+        gone = self.removed(units)
+        return [int(np.count_nonzero(gone[group.units])) for group in self.groups]
+
     def __len__(self) -> int:
         return len(self.groups)
 
     def __str__(self) -> str:
-        rows = [("group", "size", "weights")]
+        rows = []
         for group in self.groups:
             weights = [_axis_name(binding) for binding, _ in group.weights]
             more = f", … ({len(weights)})" if len(weights) > 4 else ""
             rows.append((group.name, str(group.size), ", ".join(weights[:4]) + more))
-        lines = [f"Dependency groups of '{self.model.name}'", *_aligned(rows)]
+        lines = [f"Dependency groups of '{self.model.name}'"]
+        if rows:
+            lines.append(render(("group", "size", "weights"), rows))
         if self.pinned:
             pinned = [(p.layer, f"{p.count} {p.word}", p.reason) for p in self.pinned]
-            lines += ["", "Cannot go", *_aligned([("layer", "what", "reason"), *pinned])]
+            lines += ["", "Cannot go", render(("layer", "what", "reason"), pinned)]
         return "\n".join(lines)
+
+    # In a Python shell the object alone shows the table, as it does in a notebook.
+    __repr__ = __str__
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a group, and one for each set of channels that cannot go, with the reason."""
@@ -158,8 +175,22 @@ class DependencyGroups:
         ]
         return pandas.DataFrame(rows)
 
+    def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+        """Draw how many channels each group has, and those that cannot go (needs matplotlib).
+
+        Args:
+            ax: Axes to draw into. Defaults to a new figure.
+
+        Returns:
+            The axes.
+        """
+        from tfcompress.evaluation.group_plot import draw_groups
+
+        return draw_groups(self, ax)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        caption = f"<p>Dependency groups of '{html.escape(self.model.name)}'</p>"
+        return caption + self.to_frame().to_html(index=False)
 
 
 def dependency_groups(
@@ -300,9 +331,3 @@ def _group(
 
 def _axis_name(binding: Binding) -> str:
     return f"{binding.layer}/{binding.owner.name}[{binding.axis}]"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
-    return [lines[0], "─" * min(100, sum(widths) + 2 * len(widths) - 2), *lines[1:]]

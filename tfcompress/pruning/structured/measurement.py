@@ -10,11 +10,11 @@ import numpy as np
 from keras import ops
 
 from tfcompress.datasets.calibration import calibration_samples
-from tfcompress.graph import Node, Tensor
-from tfcompress.graph.model_inputs import model_inputs
-from tfcompress.graph.rebuild import LayerCopies, fill, rebuild
-from tfcompress.pruning.structured.coupling import Binding, Role
-from tfcompress.pruning.structured.groups import DependencyGroups
+from tfcompress.graph import Tensor
+from tfcompress.graph.bypass import run_nodes
+from tfcompress.graph.model_inputs import sample_specs
+from tfcompress.graph.rebuild import LayerCopies
+from tfcompress.pruning.structured.groups import ChannelGroup, DependencyGroups
 
 _SAMPLES = 512
 _BATCH = 32
@@ -34,18 +34,15 @@ def measured_activity(
         By `id` of the binding that reads, one number for each position of its axis.
     """
     graph = groups.graph
-    specs = model_inputs(groups.model)
-    samples = calibration_samples(data, [(n, s[1:], d) for n, s, d in specs], _SAMPLES)
-    arrays = [samples[name] for name, _, _ in specs]
+    samples = calibration_samples(data, sample_specs(groups.model), _SAMPLES)
+    arrays = list(samples.values())
     sums: dict[int, np.ndarray] = {}
     for start in range(0, len(arrays[0]), _BATCH):
         values: dict[Tensor, Any] = {
             tensor: ops.convert_to_tensor(array[start : start + _BATCH])
             for tensor, array in zip(graph.inputs, arrays, strict=True)
         }
-        for node in graph.nodes:
-            outputs = _run(node, fill(node.args, values), fill(node.kwargs, values))
-            values.update(zip(node.outputs, keras.tree.flatten(outputs), strict=True))
+        run_nodes(graph.nodes, values)
         for binding, tensor, axis in groups.coupling.readers:
             # A tensor inside a `TimeDistributed` layer is not among the values.
             if tensor in values:
@@ -54,12 +51,6 @@ def measured_activity(
                 mean = numbers.mean(axis=others) * len(numbers)
                 sums[id(binding)] = sums.get(id(binding), 0) + mean
     return sums
-
-
-def _run(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if node.layer is not None and "training" in node.layer.call_signature_parameters:
-        kwargs = {**kwargs, "training": False}
-    return node.operation(*args, **kwargs)
 
 
 class _GradientReader(keras.optimizers.Optimizer):
@@ -101,13 +92,12 @@ def measured_taylor(groups: DependencyGroups, data: Any) -> list[np.ndarray]:
             "`model.compile(optimizer, loss)` first."
         )
     copies = LayerCopies(groups.graph)
-    copy = rebuild(groups.graph, lambda node, args, kwargs: copies.copy(node)(*args, **kwargs))
-    copies.copy_weights()
+    copy = copies.model()
     config = model.get_compile_config() or {}
     loss = keras.saving.deserialize_keras_object(config.get("loss"))
     reader = _GradientReader()
     copy.compile(optimizer=reader, loss=loss, loss_weights=config.get("loss_weights"))
-    twins = _twins(groups, copies)
+    twins = copies.twins()
     totals = [np.zeros(group.size) for group in groups.groups]
     count = 0
     for x, y in _batches(data):
@@ -122,31 +112,19 @@ def measured_taylor(groups: DependencyGroups, data: Any) -> list[np.ndarray]:
     return [total / max(1, count) for total in totals]
 
 
-def _twins(groups: DependencyGroups, copies: LayerCopies) -> dict[int, int]:
-    """The `id` of the copy of each variable."""
-    return {
-        id(own): id(other)
-        for original, copy in copies.pairs
-        for own, other in zip(original.variables, copy.variables, strict=True)
-    }
-
-
 def _summed(
-    groups: DependencyGroups, group: Any, twins: dict[int, int], products: dict[int, np.ndarray]
+    groups: DependencyGroups,
+    group: ChannelGroup,
+    twins: dict[int, keras.Variable],
+    products: dict[int, np.ndarray],
 ) -> np.ndarray:
     sums = np.zeros(len(groups.roots))
-    for binding in _makers(group):
-        product = products.get(twins.get(id(binding.owner), 0))
+    for binding in group.makers:
+        product = products.get(id(twins.get(id(binding.owner))))
         if product is not None:
-            others = tuple(i for i in range(product.ndim) if i != binding.axis)
-            np.add.at(sums, groups.roots[binding.channels], product.sum(axis=others))
+            np.add.at(sums, groups.roots[binding.channels], product.sum(axis=binding.others))
     total: np.ndarray = sums[group.units]
     return total
-
-
-def _makers(group: Any) -> list[Binding]:
-    """Weights that make the channels: to remove these removes the channels."""
-    return [binding for binding, _ in group.weights if binding.role is Role.MAKES]
 
 
 def _batches(data: Any) -> Iterator[tuple[Any, Any]]:

@@ -162,10 +162,7 @@ class ChannelProgress:
         return self.goal.value(self._dense) * (1 - min(share, self._reduction))
 
     def _value(self, units: Iterable[int]) -> int:
-        gone = np.zeros(len(self._groups.roots), bool)
-        gone[list(units)] = True
-        counts = [int(np.count_nonzero(gone[group.units])) for group in self._groups.groups]
-        return self.goal.value(self._cost.figures(counts))
+        return self.goal.value(self._cost.figures(self._groups.counts(units)))
 
     def _set(self, units: Iterable[int]) -> None:
         self._units = set(units)
@@ -178,8 +175,7 @@ class ChannelProgress:
         for binding in self._groups.bindings:
             mask = self._mask_of.get(id(binding.owner))
             if mask is not None and binding.role is Role.MAKES:
-                others = tuple(i for i in range(len(mask.variable.shape)) if i != binding.axis)
-                used = np.any(mask.numpy(), axis=others)
+                used = np.any(mask.numpy(), axis=binding.others)
                 kept[self._groups.roots[binding.channels[used]]] = True
         every = (unit for group in self._groups.groups for unit in group.units.tolist())
         return {unit for unit in every if not kept[unit]}
@@ -197,8 +193,6 @@ class ChannelProgress:
                 continue
             along = fading[binding.channels]
             if along.any():
-                view = [1] * len(variable.shape)
-                view[binding.axis] = -1
-                scale = np.where(along, factor, 1.0).reshape(view)
+                scale = binding.broadcast(np.where(along, factor, 1.0))
                 value = variable.value
                 variable.assign(value * ops.cast(scale, value.dtype))

@@ -50,9 +50,7 @@ class Shrinkage:
             goal: What was asked for.
         """
         units = tuple(units)
-        gone = np.zeros(len(groups.roots), bool)
-        gone[list(units)] = True
-        counts = [int(np.count_nonzero(gone[group.units])) for group in groups.groups]
+        counts = groups.counts(units)
         return cls(
             groups.model.name,
             cost.figures(np.zeros(len(counts))),

@@ -87,10 +87,7 @@ def shrink(
     small.fit(train, epochs=2)
     ```
     """
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(
-            f"`round_to` must be an int of at least 1. Received: round_to={round_to!r}"
-        )
+    check_round_to(round_to)
     goal = ChannelGoal.of(macs=macs, parameters=parameters, bytes=bytes, sparsity=sparsity)
     chosen = criteria.get(criterion)
     groups = dependency_groups(model, include=include, exclude=exclude, exact=exact)
@@ -223,11 +220,7 @@ def _copy_masks(model: keras.Model, smaller: keras.Model, copies: LayerCopies, k
     state = find_state(model)
     if state is None:
         return
-    twins = {
-        id(own): other
-        for original, copy in copies.pairs
-        for own, other in zip(original.variables, copy.variables, strict=True)
-    }
+    twins = copies.twins()
     left = {
         id(twins[id(mask.variable)]): kept.sliced(mask.variable, mask.numpy())
         for mask in state.masks

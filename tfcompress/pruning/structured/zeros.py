@@ -25,7 +25,7 @@ def zero_units(groups: DependencyGroups) -> list[int]:
     for binding in groups.bindings:
         if _must_be_zero(binding):
             values = binding.owner.value
-            others = [i for i in range(len(values.shape)) if i != binding.axis]
+            others = binding.others
             used = ops.convert_to_numpy(
                 ops.any(values != 0, axis=others) if others else values != 0
             )
@@ -58,9 +58,7 @@ def channel_masks(
         if _must_be_zero(binding) or (readers and binding.role is Role.READS):
             variable = binding.owner
             _, mask = masks.setdefault(id(variable), (variable, np.ones(variable.shape, bool)))
-            view = [1] * mask.ndim
-            view[binding.axis] = -1
-            mask &= ~gone[binding.channels].reshape(view)
+            mask &= binding.broadcast(~gone[binding.channels])
     return list(masks.values())
 
 

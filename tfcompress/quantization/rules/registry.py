@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 import keras
 
 from tfcompress.graph import Node
+from tfcompress.graph.registry import Registry
 from tfcompress.quantization.rules.operation_layer import operation_of
 
 
@@ -51,8 +51,8 @@ class Rule:
     summed_range: str | None = None
 
     def role(self, node: Node) -> Role:
-        """What the operation asks of ranges. Defaults to `Role.COMPUTE`."""
-        return Role.COMPUTE
+        """What the operation asks of ranges. Defaults to `COMPUTE`, or `FLOAT` where refused."""
+        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def folds_batchnorm(self, node: Node) -> bool:
         """Whether a BatchNormalization right behind is folded into the operation."""
@@ -118,50 +118,22 @@ class FloatRule(Rule):
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def role(self, node: Node) -> Role:
-        """`Role.FLOAT`."""
-        return Role.FLOAT
-
     def refusal(self, node: Node) -> str | None:
         """The reason that was given."""
         return self.reason
 
 
-_LAYERS: dict[type, Rule] = {}
-_OPERATIONS: dict[str, Rule] = {}
+_RULES: Registry[Rule] = Registry()
 
-
-def register(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
-    """Register a rule class for layer classes and for `keras.ops` operations (by class name).
-
-    Args:
-        *kinds: Layer classes, whose subclasses are covered too, and names of operation classes as
-            they stand in a model's graph, such as `"Add"` for `keras.ops.add` and `x + y`.
-
-    Returns:
-        A class decorator.
-    """
-
-    def decorate(rule: type[Rule]) -> type[Rule]:
-        for kind in kinds:
-            if isinstance(kind, str):
-                _OPERATIONS[kind] = rule()
-            else:
-                _LAYERS[kind] = rule()
-        return rule
-
-    return decorate
+# Registers a rule class for layer classes and operations, as in the example of `Rule`.
+register = _RULES.register
 
 
 def rule_of(operation: keras.Operation) -> Rule:
     """The rule of a layer or operation; a `FloatRule` with the reason when there is none."""
     operation = operation_of(operation)
-    if isinstance(operation, keras.layers.Layer):
-        for kind in type(operation).__mro__:
-            if kind in _LAYERS:
-                return _LAYERS[kind]
-        return FloatRule(f"no quantization rule for {type(operation).__name__} layers")
     name = type(operation).__name__
-    if name in _OPERATIONS:
-        return _OPERATIONS[name]
-    return FloatRule(f"no quantization rule for the operation {name}")
+    missing = f"the operation {name}"
+    if isinstance(operation, keras.layers.Layer):
+        missing = f"{name} layers"
+    return _RULES.find(operation) or FloatRule(f"no quantization rule for {missing}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ class ProjectedAttention(Rule):
             flows.append(Flow([None, heads, *[None] * (len(scores.shape) - 2)], False))
         return flows
 
+    @abstractmethod
     def inside(self, node: Node, coupling: Coupling, projections: dict[str, Any]) -> np.ndarray:
         """Bind heads and their sizes; return the labels of the (query) heads."""
-        raise NotImplementedError
 
 
 @register(layers.MultiHeadAttention)

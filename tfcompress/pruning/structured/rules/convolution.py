@@ -24,6 +24,11 @@ def _spatial_pinned(node: Node, coupling: Coupling) -> int:
     return axis
 
 
+def _copies(node: Node, labels: Labels) -> Labels:
+    """The channels behind a depthwise kernel, which copies each some times."""
+    return None if labels is None else np.repeat(labels, node.operation.depth_multiplier)
+
+
 def _made(node: Node, coupling: Coupling, labels: Labels) -> list[Flow]:
     output = node.outputs[0]
     axes: list[Labels] = [None] * len(output.shape)
@@ -107,7 +112,7 @@ class DepthwiseRule(Rule):
         layer, given = node.operation, node.inputs[0]
         axis = _spatial_pinned(node, coupling)
         labels = coupling.flow(given).axes[axis]
-        copies = None if labels is None else np.repeat(labels, layer.depth_multiplier)
+        copies = _copies(node, labels)
         coupling.bind(node, layer.kernel, -2, labels)
         coupling.bind(node, layer.bias, 0, copies)
         return _made(node, coupling, copies)
@@ -122,7 +127,7 @@ class SeparableRule(Rule):
         layer, given = node.operation, node.inputs[0]
         axis = _spatial_pinned(node, coupling)
         labels = coupling.flow(given).axes[axis]
-        copies = None if labels is None else np.repeat(labels, layer.depth_multiplier)
+        copies = _copies(node, labels)
         made = coupling.fresh(node, layer.filters)
         coupling.read(node, layer.depthwise_kernel, -2, given, axis)
         coupling.bind(node, layer.pointwise_kernel, -2, copies, Role.READS)

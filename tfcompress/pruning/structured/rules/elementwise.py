@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.graph import Node, Tensor, keras_internals
+from tfcompress.graph.axes import axes_of
 from tfcompress.graph.rebuild import fill
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.kept import Kept
@@ -163,8 +164,7 @@ class SoftmaxRule(Rule):
         given = node.inputs[0]
         flow = coupling.flow(given)
         axis = getattr(node.operation, "axis", -1)
-        axis = -1 if axis is None else axis
-        for index in axis if isinstance(axis, (list, tuple)) else (axis,):
+        for index in axes_of(-1 if axis is None else axis, len(given.shape)):
             coupling.pin(flow.axes[index], f"{describe(node)} is computed over them")
         for other in node.inputs[1:]:
             coupling.pin_others(other, (), f"{describe(node)} reads them as a mask")

@@ -6,13 +6,13 @@ from typing import Any
 
 from keras import layers
 
-from tfcompress.graph import Node, Tensor
+from tfcompress.graph import Node
+from tfcompress.graph.einsum import dense_axis_names
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.kept import Kept
 from tfcompress.pruning.structured.rules.activations import is_elementwise, keeps_zero
 from tfcompress.pruning.structured.rules.registry import (
     Rule,
-    UnknownRule,
     describe,
     pinned,
     register,
@@ -77,7 +77,7 @@ class EinsumDenseRule(Rule):
         if (refused := refuse_changed(node, coupling)) is not None:
             return refused
         layer, given = node.operation, node.inputs[0]
-        source, letters, target = _letters(layer, given)
+        source, letters, target = dense_axis_names(layer.equation, len(given.shape))
         flow = coupling.flow(given)
         along: dict[str, Any] = dict(zip(source, flow.axes, strict=True))
         for axis, letter in enumerate(letters):
@@ -104,7 +104,7 @@ class EinsumDenseRule(Rule):
     def config(self, node: Node, kept: Kept) -> dict[str, Any]:
         """The output shape, whose entries belong to the last letters of the output."""
         layer = node.operation
-        _, letters, target = _letters(layer, node.inputs[0])
+        _, letters, target = dense_axis_names(layer.equation, len(node.inputs[0].shape))
         shape = layer.get_config()["output_shape"]
         sizes = [shape] if isinstance(shape, int) else list(shape)
         named = dict(enumerate(target[len(target) - len(sizes) :]))
@@ -118,17 +118,10 @@ class EinsumDenseRule(Rule):
         return {"output_shape": sizes[0] if isinstance(shape, int) else tuple(sizes)}
 
 
-def _letters(layer: layers.EinsumDense, given: Tensor) -> tuple[str, str, str]:
-    """The letters of input, kernel and output, an ellipsis replaced by digits."""
-    source, kernel, target = layer.equation.replace(" ", "").replace("->", ",").split(",")
-    elided = "0123456789"[: len(given.shape) - len(source.replace("...", ""))]
-    return source.replace("...", elided), kernel, target.replace("...", elided)
-
-
-def _bias_letters(layer: layers.EinsumDense, target: str) -> str:
+def _bias_letters(layer: layers.EinsumDense, target: list[str]) -> list[str]:
     """The letters of the bias's axes: those of the output from its first own one on."""
     if not layer.bias_axes:
-        return ""
+        return []
     first = min(target.index(letter) for letter in layer.bias_axes)
     return target[first:][: len(layer.bias.shape)]
 
@@ -140,8 +133,8 @@ class EmbeddingRule(Rule):
     def couple(self, node: Node, coupling: Coupling) -> list[Flow]:
         """The table `(words, out)`."""
         layer, given = node.operation, node.inputs[0]
-        if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
-            return UnknownRule().couple(node, coupling)
+        if (refused := refuse_changed(node, coupling)) is not None:
+            return refused
         if node.kwargs.get("reverse", len(node.args) > 1 and node.args[1]):
             return self._reversed(node, coupling)
         coupling.pin_others(given, (), f"{describe(node)} reads them as indices")

@@ -7,14 +7,10 @@ from typing import Any
 from keras import layers
 
 from tfcompress.graph import Node, keras_internals
+from tfcompress.graph.axes import axes_of
 from tfcompress.pruning.structured.coupling import Coupling, Flow, Role
 from tfcompress.pruning.structured.kept import Kept
 from tfcompress.pruning.structured.rules.registry import Rule, describe, register
-
-
-def _axes(value: Any, rank: int) -> list[int]:
-    listed = value if isinstance(value, (list, tuple)) else [value]
-    return [int(axis) % rank for axis in listed]
 
 
 @register(layers.BatchNormalization)
@@ -47,7 +43,7 @@ class LayerNormalizationRule(Rule):
         """Pinned, unless the change is accepted."""
         layer, given = node.operation, node.inputs[0]
         flow = coupling.flow(given)
-        axes = _axes(layer.axis, len(given.shape))
+        axes = axes_of(layer.axis, len(given.shape))
         for number, axis in enumerate(axes):
             if coupling.exact:
                 coupling.pin(flow.axes[axis], f"{describe(node)} averages over them")
@@ -101,7 +97,7 @@ class UnitNormalizationRule(Rule):
         given = node.inputs[0]
         flow = coupling.flow(given)
         if not flow.zero:
-            for axis in _axes(node.operation.axis, len(given.shape)):
+            for axis in axes_of(node.operation.axis, len(given.shape)):
                 coupling.pin(flow.axes[axis], f"{describe(node)} divides by their length")
         return [Flow(list(flow.axes), flow.zero)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from keras import layers
 
 from tfcompress.graph import Node
+from tfcompress.graph.axes import axes_of
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.labels import Labels
 from tfcompress.pruning.structured.rules.axes import channel_axis
@@ -65,11 +66,7 @@ class ReductionRule(Rule):
         given, output = node.inputs[0], node.outputs[0]
         flow = coupling.flow(given)
         rank = len(given.shape)
-        axis = node.operation.axis
-        listed = (
-            range(rank) if axis is None else axis if isinstance(axis, (list, tuple)) else [axis]
-        )
-        reduced = {index % rank for index in listed}
+        reduced = axes_of(node.operation.axis, rank)
         for index in reduced:
             if not (node.type_name == "Sum" and flow.zero):
                 coupling.pin(flow.axes[index], f"{describe(node)} is taken over them")

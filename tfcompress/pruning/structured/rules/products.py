@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from keras import layers
 
-from tfcompress.graph import Node, Tensor
+from tfcompress.graph import Node
+from tfcompress.graph.einsum import axis_names
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.labels import Labels
 from tfcompress.pruning.structured.rules.registry import Rule, describe, pinned, register
@@ -72,16 +73,13 @@ class EinsumRule(Rule):
         terms = left.split(",")
         if not arrow or len(terms) != len(node.inputs):
             return pinned(node, coupling, f"{describe(node)} has a constant or no '->'")
-        names = [_names(term, tensor) for term, tensor in zip(terms, node.inputs, strict=True)]
+        names = [
+            axis_names(term, len(tensor.shape))
+            for term, tensor in zip(terms, node.inputs, strict=True)
+        ]
         if any(len(set(term)) != len(term) for term in names):
             return pinned(node, coupling, f"{describe(node)} takes a diagonal")
-        return multiplied(node, coupling, names, _names(right, node.outputs[0]))
-
-
-def _names(term: str, tensor: Tensor) -> list[str]:
-    elided = len(tensor.shape) - len(term.replace("...", ""))
-    before, _, after = term.partition("...")
-    return [*before, *(f"...{elided - i}" for i in range(elided)), *after]
+        return multiplied(node, coupling, names, axis_names(right, len(node.outputs[0].shape)))
 
 
 @register(layers.Dot)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from tfcompress.graph import Node
+from tfcompress.graph import Node, keras_internals
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.kept import Kept
 from tfcompress.pruning.structured.rules.activations import keeps_zero
@@ -19,14 +19,15 @@ from tfcompress.pruning.structured.rules.registry import (
     register,
 )
 
-_GATES = {layers.SimpleRNNCell: 1, layers.GRUCell: 3, layers.LSTMCell: 4}
-_ConvLSTMCell = type(layers.ConvLSTM2D(1, 1).cell)
-_ConvLSTM = type(layers.ConvLSTM2D(1, 1)).__mro__[1]
+_GATES = {
+    layers.SimpleRNNCell: 1,
+    layers.GRUCell: 3,
+    layers.LSTMCell: 4,
+    keras_internals.ConvLSTMCell: 4,
+}
 
 
 def _gates(cell: Any) -> int | None:
-    if isinstance(cell, _ConvLSTMCell):
-        return 4
     return next((count for kind, count in _GATES.items() if isinstance(cell, kind)), None)
 
 
@@ -42,9 +43,8 @@ def _bind_cell(node: Node, coupling: Coupling, cell: Any, units: np.ndarray, axi
 
 def _rests_at_zero(cell: Any) -> bool:
     """Whether the state of a unit whose weights are zero stays zero."""
-    function = cell.activation
     # An LSTM applies it to the cell's state too, and its gates only scale what it returns.
-    return keeps_zero(function)
+    return keeps_zero(cell.activation)
 
 
 def _tie_states(node: Node, coupling: Coupling, units: np.ndarray, axis: int) -> None:
@@ -62,7 +62,7 @@ def _tie_states(node: Node, coupling: Coupling, units: np.ndarray, axis: int) ->
             coupling.pin(units, f"the initial state of {describe(node)} is not zero for them")
 
 
-@register(layers.RNN, _ConvLSTM)
+@register(layers.RNN, keras_internals.ConvLSTM)
 class RecurrentRule(Rule):
     """`units` (or filters) go from all gates, from the state and from the output."""
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from tfcompress.graph import Node
+from tfcompress.graph.registry import Registry
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 
 if TYPE_CHECKING:
     from tfcompress.pruning.structured.kept import Kept
 
 
-class Rule:
+class Rule(ABC):
     """How one kind of operation couples channels. Subclass, override, register.
 
     Example: a custom layer `y = x @ w` with a width of its own.
@@ -34,9 +35,9 @@ class Rule:
     ```
     """
 
+    @abstractmethod
     def couple(self, node: Node, coupling: Coupling) -> list[Flow]:
         """Describe the weights of a node, and return what is known of each of its outputs."""
-        raise NotImplementedError
 
     def config(self, node: Node, kept: Kept) -> dict[str, Any]:
         """The entries in which the config of the smaller layer differs. Defaults to none."""
@@ -85,37 +86,12 @@ def nested_config(serialized: dict[str, Any], changed: dict[str, Any]) -> dict[s
     return {**bare, "config": {**serialized["config"], **changed}}
 
 
-_LAYERS: dict[type, Rule] = {}
-_OPERATIONS: dict[str, Rule] = {}
+_RULES: Registry[Rule] = Registry()
 
-
-def register(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
-    """Register a rule class for layer classes and for `keras.ops` operations (by class name).
-
-    Args:
-        *kinds: Layer classes, whose subclasses are covered too, and names of operation classes as
-            they stand in a model's graph, such as `"Add"` for `keras.ops.add` and `x + y`.
-
-    Returns:
-        A class decorator.
-    """
-
-    def decorate(rule: type[Rule]) -> type[Rule]:
-        for kind in kinds:
-            if isinstance(kind, str):
-                _OPERATIONS[kind] = rule()
-            else:
-                _LAYERS[kind] = rule()
-        return rule
-
-    return decorate
+# Registers a rule class for layer classes and operations, as in the example of `Rule`.
+register = _RULES.register
 
 
 def rule_of(operation: keras.Operation) -> Rule:
     """The rule of a layer or operation; an `UnknownRule` when there is none."""
-    if isinstance(operation, keras.layers.Layer):
-        for kind in type(operation).__mro__:
-            if kind in _LAYERS:
-                return _LAYERS[kind]
-        return UnknownRule()
-    return _OPERATIONS.get(type(operation).__name__) or UnknownRule()
+    return _RULES.find(operation) or UnknownRule()

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.graph import Node
+from tfcompress.graph.axes import axes_of
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.kept import Kept
 from tfcompress.pruning.structured.labels import Labels
@@ -53,13 +54,12 @@ class UnitAxisRule(Rule):
         flow = coupling.flow(node.inputs[0])
         given, wanted = node.inputs[0].shape, node.outputs[0].shape
         axis = node.operation.axis
-        listed = axis if isinstance(axis, (list, tuple)) else [axis]
         if len(wanted) > len(given):
-            new = {index % len(wanted) for index in listed}
+            new = axes_of(axis, len(wanted))
             own = iter(flow.axes)
             return [Flow([None if i in new else next(own) for i in range(len(wanted))], flow.zero)]
         ones = [index for index, size in enumerate(given) if size == 1]
-        gone = set(ones) if axis is None else {index % len(given) for index in listed}
+        gone = ones if axis is None else axes_of(axis, len(given))
         for index in gone:
             coupling.pin(flow.axes[index], f"{describe(node)} removes their axis")
         return [Flow([x for i, x in enumerate(flow.axes) if i not in gone], flow.zero)]
@@ -240,17 +240,14 @@ class AlongAxesRule(Rule):
         """Channels pass where the axis keeps its size and the operation names other axes."""
         given, output = node.inputs[0], node.outputs[0]
         flow = coupling.flow(given)
-        axis = getattr(node.operation, "axis", ())
         rank = len(output.shape)
-        listed = () if axis is None else axis if isinstance(axis, (list, tuple)) else (axis,)
-        touched = {index % rank for index in listed}
-        unnamed = axis is None and node.type_name in ("Flip", "Roll", "Repeat")
+        touched = axes_of(getattr(node.operation, "axis", ()), rank)
         # A shape among the arguments of the others would have to follow the channels.
         sized = node.type_name == "BroadcastTo"
         for index, labels in enumerate(flow.axes):
             own = index + rank - len(flow.axes)
             resized = own < 0 or output.shape[own] != given.shape[index]
-            if unnamed or sized or resized or own in touched:
+            if sized or resized or own in touched:
                 coupling.pin(labels, f"{describe(node)} moves or repeats them")
         if len(flow.axes) != rank:
             return [Flow([None] * rank, False)]
