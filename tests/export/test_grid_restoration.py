@@ -7,6 +7,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers, ops
 
 import tfcompress as tfc
+from tfcompress.export.flatbuffer_editing import unpacked
 from tfcompress.export.inspection import inspect_file
 from tfcompress.quantization.calibrate import wrappers_of
 
@@ -21,6 +22,7 @@ SCHEMES = {
     "sequence": {"power_of_two": "all", "weight_range": "mse", "observer": "percentile"},
     "dense": "w2a8",
     "separable": "w3a8",
+    "shared": "w4a8",
     "symmetric": "int8_symmetric",
     "floating": None,
 }
@@ -34,6 +36,7 @@ def branches():
     folded = layers.Conv2D(10, 3, use_bias=False, name="folded")(x)
     folded = layers.ReLU()(layers.BatchNormalization(name="bn")(folded))
     floating = layers.Dense(5, name="floating")(layers.Flatten()(x))
+    shared = layers.Dense(13, name="shared")
     outputs = {
         "conv": layers.Conv2D(12, 3, padding="same", name="conv")(x),
         "folded": folded,
@@ -46,6 +49,8 @@ def branches():
         "separable": layers.SeparableConv2D(9, 3, name="separable")(x),
         "symmetric": layers.Conv2D(3, 1, name="symmetric")(x),
         "floating": layers.Dense(4, name="last")(floating),
+        "shared": shared(layers.GlobalAveragePooling2D()(x)),
+        "shared again": shared(layers.GlobalMaxPooling2D()(x)),
     }
     model = keras.Model(x, list(outputs.values()))
     rng = np.random.default_rng(0)
@@ -138,6 +143,20 @@ def test_four_bits_are_packed_where_kernels_read_them(exported):
     assert stored[21, 512].dtype == "int4"  # dense
     assert stored[1, 3, 3, 16].dtype == "int8"  # depthwise
     assert stored[8, 3, 3, 4].dtype == "int8"  # 6 bits
+
+
+def test_readers_of_one_weight_share_it(exported):
+    graph = (model := unpacked(exported[3].path.read_bytes())).subgraphs[0]
+    weights = [tensor for tensor in graph.tensors if list(tensor.shape) == [13, 8]]
+    assert len({tensor.buffer for tensor in weights}) == 1
+    assert len(model.buffers[weights[0].buffer].data) == 13 * 8 // 2
+    # The inputs have two ranges, and so have the biases.
+    biases = {
+        tuple(np.asarray(tensor.quantization.scale))
+        for tensor in graph.tensors
+        if list(tensor.shape) == [13]
+    }
+    assert len(biases) == 2
 
 
 def test_what_the_scheme_excludes_is_float_and_named(exported):

@@ -208,18 +208,32 @@ def test_a_fusable_lstm_with_variables_survives(tmp_path: Path):
     assert caught.value.returncode != 0
 
 
+def test_recurrent_layers_are_unrolled_where_their_steps_are_known(tmp_path: Path):
+    """The converter crashes on their loop."""
+    sequences = RNG.normal(size=(32, 5, 3)).astype("float32")
+    keras.utils.set_random_seed(0)
+    # The number of steps is that of the samples.
+    layers = [keras.Input((None, 3)), keras.layers.LSTM(4, name="memory"), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    artifact = convert(model, tmp_path / "m.tflite", calibration=sequences)
+    assert artifact.inputs[0].shape == (1, 5, 3)
+    assert artifact.float_islands == []
+    assert artifact.fidelity.max_quanta <= 8
+    assert "WHILE" not in artifact.ops
+    assert any("Unrolled into single steps" in n and "memory" in n for n in artifact.notes)
+    assert not model.get_layer("memory").unroll
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU])
-def test_rolled_recurrent_layers_crash_and_unrolled_ones_work(layer, tmp_path: Path):
+def test_loops_in_saved_models_fail_with_the_cure(layer, tmp_path: Path):
     sequences = RNG.normal(size=(32, 5, 3)).astype("float32")
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5, 3)), layer(4, name="memory"), keras.layers.Dense(2)])
+    model.export(tmp_path / "saved", verbose=False)
     with pytest.raises(ConversionError, match=r"memory.*unroll=True"):
-        convert(model, tmp_path / "m.tflite", calibration=sequences)
-    unrolled = [keras.Input((5, 3)), layer(4, unroll=True), keras.layers.Dense(2)]
-    unrolled = keras.Sequential(unrolled)
-    unrolled.set_weights(model.get_weights())
-    artifact = convert(unrolled, tmp_path / "m.tflite", calibration=sequences)
+        convert(tmp_path / "saved", tmp_path / "m.tflite", calibration=sequences)
+    artifact = convert(model, tmp_path / "m.tflite", calibration=sequences)
     assert artifact.fidelity.max_quanta <= 8
 
 

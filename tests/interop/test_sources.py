@@ -94,8 +94,20 @@ def test_float_tflite(tmp_path):
     assert same.sha256 == artifact.sha256
     with pytest.raises(ValueError, match=r"Only a float \.tflite.*int8"):
         convert(small.path, tmp_path / "x.tflite", calibration=X)
-    with pytest.raises(ValueError, match=r"only the schemes.*float16"):
-        convert(artifact.path, tmp_path / "x.tflite", "float16")
+    half = convert(artifact.path, tmp_path / "h.tflite", "float16", calibration=X)
+    # The first convolution has fewer weights than is worth an operator.
+    assert half.weight_bytes["float16"] == 2 * (8 * 64 + 64 * 5)
+    assert half.ops["DEQUANTIZE"] == 2
+    assert half.fidelity.sqnr > 50
+    bytes_ = convert(artifact.path, tmp_path / "u.tflite", calibration=X, io="uint8")
+    assert bytes_.inputs[0].dtype == bytes_.outputs[0].dtype == "uint8"
+    assert [spec.name for spec in bytes_.inputs] == [spec.name for spec in small.inputs]
+    assert bytes_.inputs[0].zero_point == small.inputs[0].zero_point + 128
+    assert bytes_.ops["QUANTIZE"] == 2
+    assert bytes_.float_islands == []
+    np.testing.assert_array_equal(LiteRTModel(bytes_).predict(X), LiteRTModel(small).predict(X))
+    with pytest.raises(ValueError, match=r"only the schemes.*fake_quant"):
+        convert(artifact.path, tmp_path / "x.tflite", "fake_quant")
     assert not (tmp_path / "x.tflite").exists()
 
 
@@ -111,6 +123,19 @@ def test_code_in_files_is_refused_unless_it_is_trusted(tf_keras, tmp_path):
             convert(tmp_path / name, tmp_path / "m.tflite", "float32")
     artifact = convert(tmp_path / "lambda.keras", tmp_path / "m.tflite", "float32", safe_mode=False)
     assert artifact.fidelity.max_relative < 1e-5
+
+
+def test_trusted_code_reaches_the_own_quantization(tmp_path):
+    layers = [keras.Input((8,)), keras.layers.Dense(4, name="hidden"),
+              keras.layers.Lambda(lambda x: -x, name="minus")]  # fmt: skip
+    path = tmp_path / "lambda.keras"
+    keras.Sequential(layers).save(path)
+    rows = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+    with pytest.raises(ValueError, match=r"Python code.*minus.*safe_mode"):
+        convert(path, tmp_path / "m.tflite", "w4a8", rows)
+    artifact = convert(path, tmp_path / "m.tflite", "w4a8", rows, safe_mode=False)
+    assert artifact.weight_bytes["int4"] == 16
+    assert {row["operation"] for row in artifact.plan_skipped} == {"minus"}
 
 
 def test_saved_model_that_touches_files_is_refused(tmp_path):

@@ -63,6 +63,8 @@ def test_names_follow_from_the_settings():
         ({"power_of_two": "activations"}, "'weights'"),
         ({"learned": "lsqplus"}, "'lsq'"),
         ({"learned": "lsq", "power_of_two": "weights"}, "either"),
+        ({"learned": "lsq", "weight_range": "given"}, "neither"),
+        ({"bias": "int32"}, "'integer'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -234,3 +236,44 @@ def test_kernel_grids_give_the_quantized_values_back():
     qat = tfc.quantize_aware(model(), verbose=False)
     assert all(grid.is_converters for w in wrappers_of(qat) for grid in w.kernel_grids())
     assert ops.convert_to_numpy(qat(X)).shape == (64, 3)
+
+
+def test_given_limits_of_weights_stay_and_clip():
+    given = tfc.Scheme(weight_range="given", bias="float")
+    assert given.name == "int8_given_float_bias"
+    qat = tfc.quantize_aware(model(), {"default": given}, calibration=X[:8], verbose=False)
+    found = {wrapper.name: wrapper for wrapper in wrappers_of(qat)}
+    conv, head = found["conv_1"], found["head"]
+    kernel = ops.convert_to_numpy(conv.layer.kernel)
+    largest = np.abs(kernel).max((0, 1, 2))
+    # Until then: what the values show.
+    np.testing.assert_allclose(conv.kernel_grids()[0].scales, largest / 127, rtol=1e-6)
+    limits = largest * np.linspace(0.5, 1.2, 8, dtype="float32")
+    conv.set_weight_limits(0, limits)
+    head.set_weight_limits(0, 0.25)
+    expected = np.clip(np.round(kernel / (limits / 127)), -127, 127) * (limits / 127)
+    np.testing.assert_allclose(conv.quantized_kernels()[0][1], expected, atol=1e-6)
+    np.testing.assert_allclose(conv.kernel_grids()[0].scales, limits / 127, rtol=1e-6)
+    before = [ops.convert_to_numpy(wrapper.scales[0][0]) for wrapper in (conv, head)]
+    qat.compile("sgd", "mse")
+    qat.fit(X, np.ones((64, 3)), epochs=1, verbose=0)
+    assert not np.array_equal(kernel, conv.layer.kernel)
+    for wrapper, value in zip((conv, head), before, strict=True):
+        np.testing.assert_array_equal(wrapper.scales[0][0], value)
+    with pytest.raises(ValueError, match="one limit or 8"):
+        conv.set_weight_limits(0, np.ones(3))
+    plain = tfc.quantize_aware(model(), verbose=False)
+    with pytest.raises(ValueError, match="weight_range='given'"):
+        wrappers_of(plain)[0].set_weight_limits(0, 1.0)
+
+
+def test_given_limits_of_a_depthwise_kernel():
+    inputs = keras.Input((6, 6, 2))
+    small = keras.Model(inputs, layers.DepthwiseConv2D(3, depth_multiplier=3, name="deep")(inputs))
+    qat = tfc.quantize_aware(small, {"default": {"weight_range": "given"}}, verbose=False)
+    (wrapper,) = wrappers_of(qat)
+    limits = np.array([0.1, 0.2, 0.3], "float32")
+    wrapper.set_weight_limits(0, limits)
+    kernel = ops.convert_to_numpy(wrapper.layer.kernel)
+    expected = np.clip(np.round(kernel / (limits / 127)), -127, 127) * (limits / 127)
+    np.testing.assert_allclose(wrapper.quantized_kernels()[0][1], expected, atol=1e-6)

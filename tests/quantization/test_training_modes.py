@@ -1,10 +1,5 @@
 """`quantize_aware` models of every kind under every kind of training."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import keras
 import numpy as np
 import pytest
@@ -34,18 +29,6 @@ def compiled(model, optimizer=None, **arguments):
 def fit(model, *callbacks, epochs=1, **arguments):
     arguments = {"batch_size": 8, "shuffle": False, "verbose": 0, **arguments}
     return model.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **arguments)
-
-
-class OwnStep(keras.Model):
-    def train_step(self, data):
-        import tensorflow as tf
-
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x, training=True))
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return {"loss": loss}
 
 
 # Ways to train
@@ -79,9 +62,9 @@ def test_ways_to_train(dtype, optimizer, arguments):
         assert np.any(old != new) or variable.path.endswith("/low"), variable.path
 
 
-def test_own_train_step():
+def test_own_train_step(own_step):
     qat = tfc.quantize_aware(dense(), verbose=False)
-    own = compiled(OwnStep(qat.input, qat.output))
+    own = compiled(own_step(qat.input, qat.output))
     fit(own)
     assert all(q.range is not None for q in quantizers_of(own))
     # Ranges of a few batches clip the far ends of what all of the data show.
@@ -111,7 +94,7 @@ def test_backup_resumes_bit_exactly(tmp_path):
 
 
 @pytest.mark.slow
-def test_mirrored_strategy():
+def test_mirrored_strategy(run_python):
     script = """
         import numpy as np, tensorflow as tf
         cpus = tf.config.list_physical_devices("CPU")
@@ -137,13 +120,7 @@ def test_mirrored_strategy():
             np.testing.assert_array_equal(first.numpy(), second.numpy())
         tfc.strip(qat)
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    run_python(script)
 
 
 # Kinds of models

@@ -56,7 +56,7 @@ def _define(values: flags.FlagValues) -> None:
     )  # fmt: skip
     flags.DEFINE_bool(
         "diagnose", False,
-        "Say which layers cost most, and try the best remedy; Keras models only.",
+        "Say which layers cost most and, for Keras models, try the best remedy.",
         flag_values=values,
     )  # fmt: skip
     define_calibration(values)
@@ -118,11 +118,6 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
     from tfcompress.export import check_tflm, convert
     from tfcompress.export.worker import default_worker
 
-    given: Any = source
-    if values.diagnose:
-        from tfcompress.export.post_training import keras_source
-
-        given = keras_source(source)
     samples = read_calibration(values)
     settings = {
         "io": "float32" if scheme in _WITHOUT_SAMPLES else values.io,
@@ -141,7 +136,7 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
     if values.memory_limit is not None:
         default_worker().memory_limit = int(values.memory_limit * 1e9)
     artifact = convert(
-        given,
+        source,
         values.output,
         scheme,
         samples,
@@ -162,7 +157,8 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
     if values.diagnose:
         from tfcompress.search.diagnosis import diagnose
 
-        found = diagnose(given, artifact, samples, scheme, **settings)
+        settings |= {"signature": values.signature, "safe_mode": not values.unsafe}
+        found = diagnose(source, artifact, samples, scheme, **settings)
         text.append(str(found))
         data["diagnosis"] = found.to_dict()
     return Output("\n\n".join(text), data)

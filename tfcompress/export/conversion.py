@@ -112,11 +112,13 @@ class Converted:
         outputs: Output names in the order of the model.
         references: The source model's answer to each of `samples`, batch first, by output name;
             empty when no samples were given.
+        notes: Sentences on what was done to the model.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     references: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
 
 def get_scheme(name: str, io: str) -> tuple[Scheme, str]:
@@ -306,4 +308,5 @@ def convert_saved(
             time_limit=time_limit,
         )
         references = load_arrays(files["references"]) if samples is not None else {}
-    return Converted(tuple(answer["inputs"]), tuple(answer["outputs"]), references)
+    names = tuple(answer["inputs"]), tuple(answer["outputs"])
+    return Converted(*names, references, tuple(answer["notes"]))

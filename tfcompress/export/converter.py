@@ -13,6 +13,7 @@ import numpy as np
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import get_scheme, static_shapes
+from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.float_file import FloatFile
 from tfcompress.export.inspection import Inspection, inspect_file
 from tfcompress.export.sources import LiveModel, SavedModel, open_source
@@ -123,24 +124,22 @@ def convert(
     # Kept until the end: with it goes the folder of what it wrote.
     given = modern(source, calibration, time_limit, safe_mode, keep_ranges=scheme == "int8")
     source = given.source
+    options = ConversionOptions(
+        io, observer, algorithms, effort, tolerance, preprocessing, safe_mode, time_limit
+    )
     if isinstance(scheme, str) and scheme == "auto":
         from tfcompress.search.automatic import convert_automatically
 
-        return convert_automatically(
+        artifact = convert_automatically(
             source,
             path,
             calibration,
-            io,
+            options,
             max_bytes=max_bytes,
             max_drop=max_drop,
             strategy=strategy,
-            observer=observer,
-            algorithms=algorithms,
-            effort=effort,
-            tolerance=tolerance,
-            preprocessing=preprocessing,
-            time_limit=time_limit,
         )
+        return _with_notes(artifact, given.notes)
     if max_bytes is not None or max_drop is not None:
         raise ValueError(
             "`max_bytes` and `max_drop` are budgets of the scheme 'auto'. Received: "
@@ -150,32 +149,13 @@ def convert(
     from tfcompress.export.exporter import export
     from tfcompress.export.post_training import convert_quantized, is_own
 
-    if is_own(scheme, observer, algorithms, effort):
-        return convert_quantized(
-            source,
-            path,
-            scheme,
-            calibration,
-            io,
-            observer=observer,
-            algorithms=algorithms,
-            effort=effort,
-            tolerance=tolerance,
-            preprocessing=preprocessing,
-            time_limit=time_limit,
-        )
+    if is_own(scheme, options):
+        artifact = convert_quantized(source, path, scheme, calibration, options)
+        return _with_notes(artifact, given.notes)
     name = str(scheme)
     settings, io = get_scheme(name, io)
     if given.learned is not None:
-        artifact = export(
-            given.learned,
-            path,
-            io,
-            calibration,
-            tolerance=tolerance,
-            preprocessing=preprocessing,
-            time_limit=time_limit,
-        )
+        artifact = export(given.learned, path, io, calibration, **options.proof)
         return _with_notes(artifact, given.notes)
     origin = open_source(source, signature, time_limit, safe_mode)
     data = None
@@ -188,16 +168,7 @@ def convert(
             "dictionary of arrays or a `tf.data.Dataset`, to find the ranges of the activations. "
             "Without data, scheme='dynamic' quantizes the weights only. Received: None"
         )
-    artifact = write_artifact(
-        origin,
-        path,
-        scheme=name,
-        io=io,
-        samples=data,
-        tolerance=tolerance,
-        preprocessing=preprocessing,
-        time_limit=time_limit,
-    )
+    artifact = write_artifact(origin, path, scheme=name, io=io, samples=data, **options.proof)
     return _with_notes(artifact, given.notes)
 
 
@@ -295,7 +266,8 @@ def write_artifact(
             preprocessing=preprocessing,
             plan_skipped=plan_skipped,
         )
-    artifact = replace(artifact, path=Path(path).expanduser())
+    notes = [*artifact.notes, *converted.notes]
+    artifact = replace(artifact, path=Path(path).expanduser(), notes=notes)
     artifact.save()
     return artifact
 

@@ -14,6 +14,7 @@ import numpy as np
 from tfcompress.export.arrays import load_arrays, save_arrays
 from tfcompress.export.child import note
 from tfcompress.export.conversion import Converted, InputSpec
+from tfcompress.export.edge_types import with_uint8_edges
 from tfcompress.export.inspection import inspect_file
 from tfcompress.export.worker import default_worker
 
@@ -23,7 +24,8 @@ _RECIPES = {
     "int8": "static_wi8_ai8",
     "int16x8": "static_wi8_ai16",
 }
-_UNCHANGED = ("float32", "w4")
+# Made by rewriting the file itself.
+_REWRITTEN = ("float32", "float16", "w4")
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ class FloatFile:
 
         Args:
             output: The file to write.
-            scheme: `"float32"` (a copy), `"w4"`, `"dynamic"`, `"int8"` or `"int16x8"`.
-            io: Type of quantized inputs and outputs: the scheme's own, or `"float32"`.
+            scheme: `"float32"` (a copy), `"float16"`, `"w4"`, `"dynamic"`, `"int8"` or
+                `"int16x8"`.
+            io: Type of quantized inputs and outputs.
             calibration: Samples of shape (n, …) by input name, for the schemes that need ranges.
             samples: Samples to run through the float file.
             time_limit: Seconds after which the child process is killed.
@@ -85,7 +88,7 @@ class FloatFile:
             ValueError: If the scheme cannot be had from a file, or ai-edge-quantizer is missing.
             ConversionError: If the quantizer failed, crashed or took too long.
         """
-        self._check(scheme, io)
+        self._check(scheme)
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
             files = {name: str(Path(folder) / f"{name}.npz") for name in ("in", "out", "ranges")}
             save_arrays(files["in"], samples)
@@ -105,7 +108,7 @@ class FloatFile:
                 source=str(self.path.resolve()),
                 output=str(output),
                 scheme=scheme,
-                float_io=io == "float32",
+                io=io,
                 calibration=None if calibration is None else files["ranges"],
                 batch=self.inputs[0].shape[0],
                 time_limit=time_limit,
@@ -118,18 +121,13 @@ class FloatFile:
         """Nothing: the layers that a file was made from are not known."""
         return ""
 
-    def _check(self, scheme: str, io: str) -> None:
-        if scheme in _UNCHANGED:
+    def _check(self, scheme: str) -> None:
+        if scheme in _REWRITTEN:
             return
         if scheme not in _RECIPES:
             raise ValueError(
-                f"From a .tflite file only the schemes {', '.join([*_RECIPES, *_UNCHANGED])} can "
+                f"From a .tflite file only the schemes {', '.join([*_RECIPES, *_REWRITTEN])} can "
                 f"be made; convert the model that it was made from. Received: scheme={scheme!r}"
-            )
-        if io == "uint8":
-            raise ValueError(
-                "A file made from a .tflite file has int8 or float32 inputs and outputs. "
-                f"Received: io={io!r}"
             )
         if importlib.util.find_spec("ai_edge_quantizer") is None:
             raise ValueError(
@@ -140,27 +138,29 @@ class FloatFile:
 
 
 def quantize(
-    source: str, output: str, scheme: str, float_io: bool, calibration: str | None, batch: int
+    source: str, output: str, scheme: str, io: str, calibration: str | None, batch: int
 ) -> None:
-    """In the child process: quantize a float file with ai-edge-quantizer.
+    """In the child process: quantize a float file, with ai-edge-quantizer where that is needed.
 
     Args:
         source: The float file.
         output: The file to write.
         scheme: A scheme of `FloatFile`.
-        float_io: Whether inputs and outputs stay float.
+        io: Type of quantized inputs and outputs.
         calibration: `.npz` with samples by input name, or None.
         batch: Samples that the file takes at once.
     """
     content = Path(source).read_bytes()
-    if scheme == "w4":
+    if scheme in ("w4", "float16"):
         from tfcompress.export.weight_storage import store_weights
 
-        content = store_weights(content)
+        content = store_weights(content, 4 if scheme == "w4" else 16)
     elif scheme != "float32":
         note(stage=f"quantizing the file with scheme {scheme!r}")
         arrays = None if calibration is None else load_arrays(calibration)
-        content = _quantized(content, scheme, float_io, arrays, batch)
+        content = _quantized(content, scheme, io == "float32", arrays, batch)
+        if io == "uint8":
+            content = with_uint8_edges(content)
     Path(output).write_bytes(content)
 
 

@@ -9,6 +9,7 @@ codes and scales into the file.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from tfcompress.export.flatbuffer_editing import repacked, unpacked
 from tfcompress.quantization.kernel_grid import KernelGrid
 
 # Largest distance, in int8 codes, between the converter's rounding of a trained code and the code's
@@ -155,6 +157,36 @@ class _KnownChannels:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """An operator that reads a known weight.
+
+    Attributes:
+        graph: The subgraph.
+        operator: The operator.
+        code: Its kind and version.
+        at: Where its inputs are.
+        rows: The int8 codes of the weight, shape (channels, elements).
+        match: What was trained.
+    """
+
+    graph: Any
+    operator: Any
+    code: Any
+    at: _Positions
+    rows: np.ndarray
+    match: _Match
+
+    def index(self, position: int) -> int:
+        """Number of the tensor that is an input of the operator, -1 where there is none."""
+        inputs = self.operator.inputs
+        return int(inputs[position]) if len(inputs) > position else -1
+
+    def tensor(self, position: int) -> Any:
+        """An input of the operator."""
+        return self.graph.tensors[self.index(position)]
+
+
 class _Editor:
     """Rewrites weights and biases of a flatbuffer."""
 
@@ -162,38 +194,60 @@ class _Editor:
         from ai_edge_litert import schema_py_generated as schema
 
         self._types = schema.TensorType
-        self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(content), 0))
+        self._model = unpacked(content)
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
         self._known = known
         self.found: set[str] = set()
+        # Numbers of the buffers that were written, by content, and of those no longer used.
+        self._stored: dict[bytes, int] = {}
+        self._replaced: set[int] = set()
 
     def content(self) -> bytes:
         """The file."""
-        import flatbuffers
-
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(self._model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return repacked(self._model)
 
     def edit(self) -> None:
-        """Rewrite every weight that is known."""
+        """Rewrite every weight that is known, and the biases that are added to its products."""
+        groups: dict[tuple[int, int, bool], list[_Reading]] = {}
         for known in self._known_weights():
-            self._edit_operator(*known)
+            is_packed = known.match.bits <= 4 and known.at.int4_version is not None
+            reader = (id(known.graph), known.index(known.at.weight), is_packed)
+            groups.setdefault(reader, []).append(known)
+        biases: dict[tuple[int, int, bytes], list[tuple[_Reading, np.ndarray, np.ndarray]]] = {}
+        for (_, _, is_packed), readings in groups.items():
+            after, used = self._edit_weight(readings, is_packed)
+            for known in readings:
+                position = known.at.bias
+                if position is None or known.index(position) < 0:
+                    continue
+                scales = after * float(known.tensor(known.at.data).quantization.scale[0])
+                key = (id(known.graph), known.index(position), scales.tobytes())
+                biases.setdefault(key, []).append((known, scales, used))
+        for entries in biases.values():
+            self._edit_bias(entries)
+        referred = {tensor.buffer for graph in self._model.subgraphs for tensor in graph.tensors}
+        for number in self._replaced - referred:
+            self._model.buffers[number].data = None
 
     def savings(self) -> dict[str, int]:
         """Bytes that packing would save, by kernel, where there are kernels that read 4 bits."""
         found: dict[str, int] = {}
-        for graph, operator, _, at, rows, match in self._known_weights():
-            if at.int4_version is None:
+        packable = [known for known in self._known_weights() if known.at.int4_version is not None]
+        readers = Counter((id(known.graph), known.index(known.at.weight)) for known in packable)
+        seen: set[int] = set()
+        for known in packable:
+            weight, index = known.tensor(known.at.weight), known.index(known.at.weight)
+            if weight.buffer in seen:
                 continue
-            # Packing gives every reader of a shared weight a copy of its own.
-            readers = _readers(graph, int(operator.inputs[at.weight]))
-            saved = rows.size // readers - -(-rows.size // 2)
-            for name in match.names:
-                found[name] = found.get(name, 0) + saved // len(match.names)
+            seen.add(weight.buffer)
+            saved = -((known.rows.size + 1) // 2)
+            if readers[id(known.graph), index] == _readers(known.graph, index):
+                saved += known.rows.size  # nobody needs the 8-bit codes any more
+            for name in known.match.names:
+                found[name] = found.get(name, 0) + saved // len(known.match.names)
         return found
 
-    def _known_weights(self) -> Iterator[tuple[Any, Any, Any, _Positions, np.ndarray, _Match]]:
+    def _known_weights(self) -> Iterator[_Reading]:
         for graph in self._model.subgraphs:
             for operator in graph.operators or ():
                 code = self._model.operatorCodes[operator.opcodeIndex]
@@ -208,59 +262,74 @@ class _Editor:
                 rows = _Layout(weight).channels_first(np.asarray(stored).view(np.int8))
                 match = self._known.find(rows)
                 if match is not None:
-                    yield graph, operator, code, at, rows, match
+                    yield _Reading(graph, operator, code, at, rows, match)
 
-    def _edit_operator(
-        self, graph: Any, operator: Any, code: Any, at: _Positions, rows: np.ndarray, match: _Match
-    ) -> None:
-        weight = graph.tensors[operator.inputs[at.weight]]
+    def _edit_weight(
+        self, readings: Sequence[_Reading], is_packed: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rewrite one weight for operators that read it alike.
+
+        Returns:
+            Its new scales, and which channels hold anything but zeros.
+        """
+        first = readings[0]
+        at, match, weight = first.at, first.match, first.tensor(first.at.weight)
         layout = _Layout(weight)
         self.found |= match.names
-        is_packed = match.bits <= 4 and at.int4_version is not None
         factor = _code_factor(match, _LARGEST[4 if is_packed else 8])
         before = np.asarray(weight.quantization.scale, "float64")
         used = match.largest > 0
         # Channels of zeros keep what the converter gave them.
         after = np.where(used, _trained_scales(match, before) / factor, before)
-        codes = np.rint(rows * (match.largest / _LARGEST[8])[:, None]) * factor[:, None]
-        weight = self._own_input(graph, operator, at.weight)
+        codes = np.rint(first.rows * (match.largest / _LARGEST[8])[:, None]) * factor[:, None]
         data = layout.restored(codes).astype(np.int8)
+        weight = self._own_tensor(readings, at.weight)
         if is_packed:
             weight.type = self._types.INT4
-            code.version = max(code.version, at.int4_version or 0)
             data = packed(data)
-        self._model.buffers[weight.buffer].data = np.ascontiguousarray(data).view(np.uint8).ravel()
+        for known in readings:
+            if is_packed:
+                known.code.version = max(known.code.version, at.int4_version or 0)
+        self._store(weight, data)
         _set_scales(weight, after, used)
-        if at.bias is not None and len(operator.inputs) > at.bias:
-            source = graph.tensors[operator.inputs[at.data]].quantization.scale[0]
-            self._edit_bias(graph, operator, at.bias, float(source) * after, used)
+        return after, used
 
-    def _edit_bias(
-        self, graph: Any, operator: Any, position: int, after: np.ndarray, used: np.ndarray
-    ) -> None:
-        if operator.inputs[position] < 0:
+    def _edit_bias(self, entries: Sequence[tuple[_Reading, np.ndarray, np.ndarray]]) -> None:
+        """Rewrite one bias for operators that add it to sums of the same scales."""
+        known, after, used = entries[0]
+        position = known.at.bias
+        if position is None:
             return
-        bias = self._own_input(graph, operator, position)
-        buffer = self._model.buffers[bias.buffer]
+        bias = known.tensor(position)
+        stored = np.asarray(self._model.buffers[bias.buffer].data).view(np.int32)
         before = np.asarray(bias.quantization.scale, "float64")
         after = np.where(used, after, before)
         ratio = np.divide(before, after, out=np.ones_like(after), where=used)
-        codes = np.rint(np.asarray(buffer.data).view(np.int32) * ratio)
-        buffer.data = codes.astype("int32").view(np.uint8)
+        codes = np.rint(stored * ratio).astype("int32")
+        bias = self._own_tensor([known for known, *_ in entries], position)
+        self._store(bias, codes)
         _set_scales(bias, after, used)
 
-    def _own_input(self, graph: Any, operator: Any, position: int) -> Any:
-        """An input of an operator, after making copies of what others in the file share."""
-        index = int(operator.inputs[position])
-        if _readers(graph, index) > 1:
+    def _own_tensor(self, readings: Sequence[_Reading], position: int) -> Any:
+        """The tensor that some operators read; a copy for them if others read it, too."""
+        graph, index = readings[0].graph, readings[0].index(position)
+        if _readers(graph, index) > len(readings):
             graph.tensors.append(copy.deepcopy(graph.tensors[index]))
-            operator.inputs[position] = len(graph.tensors) - 1
-        tensor = graph.tensors[operator.inputs[position]]
-        tensors = (tensor for graph in self._model.subgraphs for tensor in graph.tensors)
-        if sum(other.buffer == tensor.buffer for other in tensors) > 1:
+            for known in readings:
+                known.operator.inputs[position] = len(graph.tensors) - 1
+        return readings[0].tensor(position)
+
+    def _store(self, tensor: Any, data: np.ndarray) -> None:
+        """Give a tensor its data, in a buffer that equal ones share."""
+        content = np.ascontiguousarray(data).view(np.uint8).ravel()
+        number = self._stored.get(content.tobytes())
+        if number is None:
             self._model.buffers.append(copy.copy(self._model.buffers[tensor.buffer]))
-            tensor.buffer = len(self._model.buffers) - 1
-        return tensor
+            number = len(self._model.buffers) - 1
+            self._model.buffers[number].data = content
+            self._stored[content.tobytes()] = number
+        self._replaced.add(tensor.buffer)
+        tensor.buffer = number
 
 
 def _readers(graph: Any, index: int) -> int:

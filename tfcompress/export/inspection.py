@@ -15,7 +15,8 @@ from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.export.flatbuffer import Flatbuffer, Operator, Weight, read_tflite
+from tfcompress.export.file_parts import Operator, Weight
+from tfcompress.export.flatbuffer import Flatbuffer, read_tflite
 from tfcompress.export.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ TensorFlow and Keras are imported inside the functions: running a file needs nei
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,9 @@ from tfcompress.export.arrays import load_arrays, save_arrays
 from tfcompress.export.child import note
 from tfcompress.export.diagnosis import SUSPECT_OPS
 from tfcompress.export.flatbuffer import natural_order
-from tfcompress.export.frozen_model import FrozenModel
-from tfcompress.export.source_checks import (
-    is_from_tensorflow_1,
-    read_saved_model,
-    refuse_side_effects,
-)
+from tfcompress.export.loops import describe_unrolled, unrolled
+from tfcompress.export.model_functions import ModelFunction, keras_function, load_function
 from tfcompress.export.worker import ConversionError
-
-# Modules whose import registers the layers that a saved model may hold.
-_REGISTERING = (
-    "tfcompress.quantization",
-    "tfcompress.export.deployment",
-    "tfcompress.export.gather",
-    "tfcompress.interop.legacy_activations",
-)
-
 
 # What TensorFlow and Keras import only because it is installed: two fifths of their start.
 _IMPORTED_IF_THERE = ("jax", "matplotlib", "pandas", "sklearn")
@@ -67,14 +54,7 @@ def describe(source: str, signature: str | None = None, safe_mode: bool = True) 
         open dimensions, and `outputs`, a list of `{"name", "dtype"}`.
     """
     prepare()
-    _, specs, outputs = _entry(source, signature, safe_mode)
-    return {
-        "inputs": [
-            {"name": name, "shape": _sizes(spec), "dtype": spec.dtype.name}
-            for name, spec in specs.items()
-        ],
-        "outputs": outputs,
-    }
+    return load_function(source, signature, safe_mode).describe()
 
 
 def convert(
@@ -104,17 +84,21 @@ def convert(
         safe_mode: Whether code and access to files in the model are refused.
 
     Returns:
-        Names of the inputs and outputs in the order of the model.
+        Names of the `inputs` and `outputs` in the order of the model, and `notes` on what was done
+        to it.
     """
     prepare()
     import tensorflow as tf
 
     note(stage="loading the model")
     _settle()
-    function, specs, _ = _entry(source, signature, safe_mode)
-    static = _static_specs(specs, shapes)
+    function = load_function(source, signature, safe_mode)
+    static = _static_specs(function.specs, shapes)
     with tempfile.TemporaryDirectory() as folder:
         note(stage="tracing the model with a fixed batch")
+        loops: list[str] = []
+        if calibration is not None:
+            function, loops = unrolled(function)
         _save_static(function, static, folder)
         concrete = tf.saved_model.load(folder).signatures["serving_default"]
         note(suspects=_suspects(concrete))
@@ -134,7 +118,8 @@ def convert(
         content = store_weights(content, 4)
     Path(output).write_bytes(content)
     names = sorted(concrete.structured_outputs, key=natural_order)
-    return {"inputs": list(specs), "outputs": names}
+    notes = describe_unrolled(loops)
+    return {"inputs": list(function.specs), "outputs": names, "notes": notes}
 
 
 def run_file(path: str, samples: str, output: str, resolver: str) -> list[dict[str, Any]]:
@@ -158,7 +143,7 @@ def run_file(path: str, samples: str, output: str, resolver: str) -> list[dict[s
     return [spec.to_dict() for spec in model.outputs]
 
 
-def read_tensors(path: str, samples: str, output: str, indices: list[int]) -> None:
+def read_tensors(path: str, samples: str, output: str, indices: list[int], resolver: str) -> None:
     """Run a TFLite file sample by sample and keep values from the middle of its graph.
 
     Args:
@@ -166,16 +151,19 @@ def read_tensors(path: str, samples: str, output: str, indices: list[int]) -> No
         samples: `.npz` with float (or integer) inputs by name.
         output: `.npz` to write the tensors to, by number, shape (n, …), in their own types.
         indices: Numbers of the tensors.
+        resolver: `"auto"` (XNNPACK), `"builtin"` or `"reference"`.
     """
     from tfcompress.evaluation.litert import LiteRTModel
 
-    note(stage="reading tensors in the middle of the file")
-    model = LiteRTModel(path, resolver="builtin", keep_tensors=True)
+    note(stage=f"reading tensors in the middle of the file with the {resolver!r} kernels")
+    model = LiteRTModel(path, resolver=resolver, keep_tensors=True)
     values = model.read_tensors(load_arrays(samples), indices)
     save_arrays(output, {str(index): array for index, array in values.items()})
 
 
-def write_saved_model(model: Any, folder: str, shapes: dict[str, list[int]]) -> None:
+def write_saved_model(
+    model: Any, folder: str, shapes: dict[str, list[int]], unroll: bool
+) -> list[str]:
     """Write a Keras model of this process as a SavedModel with a fixed batch (TensorFlow backend).
 
     The one function here that also runs in the parent: for models whose code only it has.
@@ -184,20 +172,17 @@ def write_saved_model(model: Any, folder: str, shapes: dict[str, list[int]]) -> 
         model: A built Keras model.
         folder: Folder to write to.
         shapes: Static shape of each input, batch included.
+        unroll: Whether recurrent layers are traced step by step.
+
+    Returns:
+        Sentences on what was done to the model.
     """
-    function, specs, _ = _keras_entry(model)
-    _save_static(function, _static_specs(specs, shapes), folder)
-
-
-def _entry(
-    source: str, signature: str | None, safe_mode: bool
-) -> tuple[Callable[..., Any], dict[str, Any], Any]:
-    """Return a function of keyword tensors, its input specs by name, and its outputs."""
-    stamp = max(path.stat().st_mtime_ns for path in (Path(source), *Path(source).rglob("*")))
-    loaded = _load(source, stamp, safe_mode)
-    if Path(source).is_dir():
-        return _signature_entry(loaded, signature, source)
-    return _keras_entry(loaded)
+    function = keras_function(model)
+    loops: list[str] = []
+    if unroll:
+        function, loops = unrolled(function)
+    _save_static(function, _static_specs(function.specs, shapes), folder)
+    return describe_unrolled(loops)
 
 
 @functools.lru_cache(maxsize=1)
@@ -211,106 +196,19 @@ def _settle() -> None:
     gc.freeze()
 
 
-@functools.lru_cache(maxsize=1)
-def _load(source: str, stamp: int, safe_mode: bool) -> Any:
-    """Load a model once for a `describe` and the `convert` after it."""
-    if Path(source).is_dir():
-        import tensorflow as tf
-
-        proto = read_saved_model(Path(source))
-        if safe_mode:
-            refuse_side_effects(proto, source)
-        try:
-            if is_from_tensorflow_1(proto):
-                return FrozenModel(source)
-            return tf.saved_model.load(source)
-        except Exception as error:
-            raise ConversionError(f"The SavedModel cannot be loaded: {error}") from error
-    import keras
-
-    for module in _REGISTERING:
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module)
-    try:
-        return keras.models.load_model(source, compile=False, safe_mode=safe_mode)
-    except Exception as error:
-        raise ConversionError(f"The Keras file cannot be loaded: {error}") from error
-
-
-def _signature_entry(
-    loaded: Any, signature: str | None, source: str
-) -> tuple[Callable[..., Any], dict[str, Any], Any]:
-    known = sorted(loaded.signatures)
-    if signature is None:
-        default = "serving_default" if "serving_default" in known else None
-        signature = default or (known[0] if len(known) == 1 else None)
-    if signature not in known:
-        raise ValueError(
-            f"The SavedModel has the signatures {known}; choose one with `signature=`. "
-            f"Received: {signature!r} for {source}"
-        )
-    function = loaded.signatures[signature]
-    specs = dict(function.structured_input_signature[1])
-    outputs = [
-        {"name": name, "dtype": spec.dtype.name}
-        for name, spec in function.structured_outputs.items()
-    ]
-    # The loaded object must stay alive, and be saved, together with its function.
-    function._tfcompress_owner = loaded
-    return function, specs, outputs
-
-
-def _keras_entry(model: Any) -> tuple[Callable[..., Any], dict[str, Any], Any]:
-    import keras
-    import tensorflow as tf
-
-    from tfcompress.graph import keras_internals
-    from tfcompress.graph.model_inputs import call_flat, model_inputs
-
-    specs = {
-        name: tf.TensorSpec(shape, dtype, name=name) for name, shape, dtype in model_inputs(model)
-    }
-
-    def function(**tensors: Any) -> dict[str, Any]:
-        outputs = call_flat(model, list(tensors.values()))
-        return dict(zip(_output_names(outputs), keras.tree.flatten(outputs), strict=True))
-
-    function._tfcompress_owner = model  # type: ignore[attr-defined]
-    functional = keras_internals.functional_of(model)
-    structure = [] if functional is None else keras_internals.output_structure_of(functional)
-    outputs = [
-        {"name": name, "dtype": value.dtype}
-        for name, value in zip(_output_names(structure), keras.tree.flatten(structure), strict=True)
-    ]
-    return function, specs, outputs
-
-
-def _output_names(outputs: Any) -> list[str]:
-    """Names for flat outputs: the keys of a dictionary, otherwise `output_0`, `output_1`, …"""
-    import keras
-
-    count = len(keras.tree.flatten(outputs))
-    if isinstance(outputs, Mapping) and len(outputs) == count:
-        names = sorted(map(str, outputs))
-        # Files list outputs in natural order, which must be that of the flat outputs.
-        if all(map(str.isidentifier, names)) and sorted(names, key=natural_order) == names:
-            return names
-    return [f"output_{index}" for index in range(count)]
-
-
-def _save_static(function: Callable[..., Any], static: dict[str, Any], folder: str) -> None:
+def _save_static(function: ModelFunction, static: dict[str, Any], folder: str) -> None:
     """Write a SavedModel whose only signature has fixed shapes."""
     import keras
     import tensorflow as tf
 
-    owner = function._tfcompress_owner  # type: ignore[attr-defined]
+    owner, run = function.owner, function.run
     names = list(static)
     if isinstance(owner, keras.Model):
         archive = keras.export.ExportArchive()
         archive.track(owner)
         archive.add_endpoint(
             "serve",
-            lambda *tensors: function(**dict(zip(names, tensors))),
+            lambda *tensors: run(**dict(zip(names, tensors))),
             list(static.values()),
         )
         archive.write_out(folder, verbose=False)
@@ -319,7 +217,7 @@ def _save_static(function: Callable[..., Any], static: dict[str, Any], folder: s
         # without their variables would convert into files that compute with garbage.
         module = tf.Module()
         module.owner = owner
-        traced = tf.function(lambda **tensors: function(**tensors))
+        traced = tf.function(lambda **tensors: run(**tensors))
         tf.saved_model.save(module, folder, signatures=traced.get_concrete_function(**static))
 
 
@@ -329,15 +227,6 @@ def _static_specs(specs: dict[str, Any], shapes: dict[str, list[int]]) -> dict[s
     return {
         name: tf.TensorSpec(shapes[name], spec.dtype, name=name) for name, spec in specs.items()
     }
-
-
-def _sizes(spec: Any) -> list[int | None]:
-    if spec.shape.rank is None:
-        raise ValueError(
-            f"The input {spec.name!r} has an unknown rank; save the model with an input signature "
-            "that states its shape."
-        )
-    return [None if size is None else int(size) for size in spec.shape]
 
 
 def _suspects(concrete: Any) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -12,33 +11,25 @@ from typing import Any
 from tfcompress.evaluation.output_distance import output_distance
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import SCHEMES, get_scheme
+from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.exporter import export
 from tfcompress.export.sources import predict
-from tfcompress.export.verification import Tolerance
 from tfcompress.quantization import schemes
 from tfcompress.quantization.post_training import PostTraining, quantize_post_training
 from tfcompress.quantization.schemes import SchemeLike
 
 
-def is_own(
-    scheme: SchemeLike, observer: Any, algorithms: Sequence[Any] | None, effort: str | None
-) -> bool:
+def is_own(scheme: SchemeLike, options: ConversionOptions) -> bool:
     """Whether a conversion is done by tfcompress' own quantization.
 
     Args:
         scheme: What was given as `scheme`.
-        observer: What was given as `observer`.
-        algorithms: What was given as `algorithms`.
-        effort: What was given as `effort`.
+        options: What else was given.
 
     Raises:
         ValueError: If an observer or algorithms are given with a scheme that has none.
     """
-    asked = [
-        f"{name}={value!r}"
-        for name, value in (("observer", observer), ("algorithms", algorithms), ("effort", effort))
-        if value is not None
-    ]
+    asked = [f"{name}={value!r}" for name, value in options.own.items()]
     if not isinstance(scheme, str):
         return True
     if scheme not in SCHEMES and scheme not in schemes.SCHEMES:
@@ -65,14 +56,7 @@ def convert_quantized(
     path: str | PathLike[str],
     scheme: SchemeLike,
     calibration: Any,
-    io: str,
-    *,
-    observer: Any = None,
-    algorithms: Sequence[Any] | None = None,
-    effort: str | None = None,
-    tolerance: Tolerance | float | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    time_limit: float = 600,
+    options: ConversionOptions,
 ) -> Artifact:
     """Quantize a Keras model by post-training algorithms and export it.
 
@@ -81,13 +65,7 @@ def convert_quantized(
         path: The `.tflite` file to write.
         scheme: A scheme or schemes by layer.
         calibration: Typical inputs.
-        io: Type of the inputs and outputs.
-        observer: How activation ranges are found.
-        algorithms: What to run; see `quantize_post_training`.
-        effort: `"fast"`, `"best"` or None.
-        tolerance: How far the file may be from the quantized model.
-        preprocessing: JSON-able description of what the model must be fed.
-        time_limit: Seconds after which the child process is killed.
+        options: What else is asked for; see `quantize_post_training`.
 
     Returns:
         The `Artifact`; its notes say what each algorithm did and how far the quantized model is
@@ -96,39 +74,34 @@ def convert_quantized(
     Raises:
         ValueError: If `source` is no Keras model, or as `quantize_post_training` raises.
     """
-    get_scheme("fake_quant", io)
-    model = keras_source(source)
+    get_scheme("fake_quant", options.io)
+    model = keras_source(source, options.safe_mode)
+    algorithms, effort = options.algorithms, options.effort
     done = quantize_post_training(
         model,
         scheme,
         calibration,
-        observer=observer,
+        observer=options.observer,
         algorithms=[] if algorithms is None and effort is None else algorithms,
         effort=effort,
     )
-    artifact = export(
-        done.model,
-        path,
-        io,
-        calibration=done.samples,
-        tolerance=tolerance,
-        preprocessing=preprocessing,
-        time_limit=time_limit,
-    )
+    artifact = export(done.model, path, options.io, done.samples, **options.proof)
     notes = [*(str(outcome) for outcome in done.outcomes), distance_note(model, done)]
     artifact = replace(artifact, notes=[*artifact.notes, *notes])
     artifact.save()
     return artifact
 
 
-def keras_source(source: Any) -> Any:
+def keras_source(source: Any, safe_mode: bool = True) -> Any:
     """Return the Keras model that a source is or holds.
 
     Args:
         source: A Keras model, or a `.keras` or `.h5` file.
+        safe_mode: Whether a file that holds Python code is refused. Defaults to True.
 
     Raises:
-        ValueError: If it is something else, whose layers are not known.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else, whose layers are not known, or the file is refused.
     """
     import keras
 
@@ -138,7 +111,7 @@ def keras_source(source: Any) -> Any:
         file = Path(source).expanduser()
         if not file.is_file():
             raise FileNotFoundError(f"There is no such model. Received: {file}")
-        return keras.models.load_model(file, compile=False, safe_mode=True)
+        return keras.models.load_model(file, compile=False, safe_mode=safe_mode)
     raise ValueError(
         "Observers, algorithms, schemes by layer and weights of fewer than 8 bits need the layers "
         "of a Keras model: give the model itself or its `.keras` file. Any other source can be "

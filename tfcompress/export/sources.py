@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from tfcompress.export.conversion import (
+    SCHEMES,
     Converted,
     InputSpec,
     convert_saved,
@@ -86,15 +87,18 @@ class LiveModel:
             except (ConversionError, NotImplementedError, ValueError, TypeError) as error:
                 if not _needs_this_process(error):
                     raise
-                # Its code (custom layers, Lambdas) is known only here, so trace it here.
+                # Not a failure yet: its code (custom layers, Lambdas) is known only here, so it is
+                # traced here. What then fails is raised with this error as its context.
                 logging.info("Tracing the model in this process: %s", error)
                 shapes = static_shapes(settings["inputs"], settings["calibration"])
                 traced = str(Path(folder) / "saved_model")
-                write_saved_model(self.model, traced, shapes)
+                unroll = SCHEMES[settings["scheme"]].calibrated
+                notes = write_saved_model(self.model, traced, shapes, unroll)
                 done = convert_saved(traced, output, **{**settings, "inputs": None})
+                done = replace(done, notes=(*notes, *done.notes))
         named = dict(zip(done.outputs, references))
         order = [spec.name for spec in self.inputs]
-        return Converted(tuple(order), done.outputs, named)
+        return replace(done, inputs=tuple(order), references=named)
 
     def locate(self, path: Path, samples: Mapping[str, np.ndarray]) -> str:
         """Name the layer at which a file that failed its proof parts from the model.
@@ -112,6 +116,7 @@ class LiveModel:
         try:
             return fidelity(model, path, samples, limit=16).verdict()
         except (ConversionError, ValueError) as error:
+            # This is said as part of another error, which must not be lost for it.
             return f"Its layers could not be compared: {error}"
 
 

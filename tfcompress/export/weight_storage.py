@@ -1,4 +1,4 @@
-"""Weights of a float file as small integers that LiteRT unpacks when the file is loaded."""
+"""Weights of a float file as smaller numbers that LiteRT unpacks when the file is loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.export.flatbuffer_editing import operator_code, repacked, unpacked
 from tfcompress.export.grid_restoration import packed
 
 # Axis of the output channels in the weights of an operator; the weights are its second input.
@@ -17,120 +18,160 @@ _CHANNEL_AXES = {
 }
 _WEIGHT = 1
 
-# The version of DEQUANTIZE that reads packed 4-bit weights with a scale for each channel.
-_DEQUANTIZE_VERSION = 6
+# Position of the weights in what can also be stored in 16 bits, where no scale is needed.
+_TABLES = {"BATCH_MATMUL": 1, "EMBEDDING_LOOKUP": 1, "GATHER": 0}
+
+_BITS = (4, 8, 16)
+
+# The versions of DEQUANTIZE that read half floats, and 4-bit weights with scales for channels.
+_DEQUANTIZE_VERSIONS = {4: 6, 8: 6, 16: 3}
 
 # Smaller weights are not worth an operator and scales of their own.
 _SMALLEST = 256
 
 
 def store_weights(content: bytes, bits: int = 4) -> bytes:
-    """Store the weights of convolutions and dense layers as integers, one scale for each channel.
+    """Store the weights of convolutions and dense layers in fewer bits.
 
     Every operator stays in float; a DEQUANTIZE operator in front of it unpacks its weights, which
-    LiteRT does once. The scales are those of least squared error.
+    LiteRT does once. Integers have one scale for each channel, that of least squared error; 16 bits
+    are half floats.
 
     Args:
         content: A float TFLite file.
-        bits: 4, which are packed, or 8. Defaults to 4.
+        bits: 4, which are packed, 8, or 16. Defaults to 4.
 
     Returns:
         The new file.
 
     Raises:
-        ValueError: If `bits` is neither, or the file has no weights that could be stored so.
+        ValueError: If `bits` is none of these, a weight is too large for a half float, or the file
+            has no weights that could be stored so.
     """
-    if bits not in (4, 8):
-        raise ValueError(f"Weights are stored in 4 or 8 bits. Received: {bits!r}")
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(content), 0))
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    stored = 0
-    for graph in model.subgraphs:
-        done: set[int] = set()
-        operators = []
-        for operator in graph.operators or ():
-            code = model.operatorCodes[operator.opcodeIndex]
-            axis = _CHANNEL_AXES.get(names[max(code.builtinCode, code.deprecatedBuiltinCode)])
-            if axis is not None:
-                index = int(operator.inputs[_WEIGHT])
-                if index not in done and _is_stored_float(model, graph, index, schema):
-                    operators.append(_unpacking(model, graph, index, axis, bits, schema))
-                    done.add(index)
-            operators.append(operator)
-        graph.operators = operators
-        stored += len(done)
-    if not stored:
+    if bits not in _BITS:
+        raise ValueError(f"Weights are stored in 4, 8 or 16 bits. Received: {bits!r}")
+    storage = _Storage(content, bits)
+    if not storage.run():
         raise ValueError(
             f"The file has no convolution or dense layer with {_SMALLEST} constant float weights "
-            "or more, so there is nothing to store in 4 bits."
+            f"or more, so there is nothing to store in {bits} bits."
         )
-    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
-    used |= {entry.buffer for entry in model.metadata or ()}
-    for number, buffer in enumerate(model.buffers):
-        if number not in used:
-            buffer.data = None
-    import flatbuffers
-
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return storage.content()
 
 
-def _is_stored_float(model: Any, graph: Any, index: int, schema: Any) -> bool:
-    tensor = graph.tensors[index]
-    data = model.buffers[tensor.buffer].data
-    return (
-        tensor.type == schema.TensorType.FLOAT32
-        and data is not None
-        and int(np.prod(tensor.shape)) >= _SMALLEST
-    )
+class _Storage:
+    """Rewrites the weights of one file."""
 
+    def __init__(self, content: bytes, bits: int) -> None:
+        from ai_edge_litert import schema_py_generated as schema
 
-def _unpacking(model: Any, graph: Any, index: int, axis: int, bits: int, schema: Any) -> Any:
-    """Make a tensor the output of a new operator that unpacks it, and return the operator."""
-    from keras import ops
+        self._schema = schema
+        self._bits = bits
+        self._model = unpacked(content)
+        self._names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+        # New buffer and scales, by old buffer and axis: tensors that shared one go on to.
+        self._stored: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
 
-    from tfcompress.quantization.weight_scale import weight_scale
+    def run(self) -> int:
+        """Rewrite what can be, and return how many tensors that was."""
+        count = 0
+        for graph in self._model.subgraphs:
+            done: set[int] = set()
+            operators = []
+            for operator in graph.operators or ():
+                index, axis = self._weight_of(operator)
+                if index is not None and index not in done and self._is_float(graph, index):
+                    operators.append(self._unpacking(graph, index, axis))
+                    done.add(index)
+                operators.append(operator)
+            graph.operators = operators
+            count += len(done)
+        return count
 
-    tensor = graph.tensors[index]
-    values = np.asarray(model.buffers[tensor.buffer].data).view("float32").reshape(tensor.shape)
-    scale = ops.convert_to_numpy(weight_scale(values, (axis,), bits, "mse"))
-    largest = 2 ** (bits - 1) - 1
-    codes = np.clip(np.rint(values / scale), -largest, largest).astype(np.int8)
-    buffer = schema.BufferT()
-    buffer.data = packed(codes) if bits == 4 else codes.view(np.uint8).ravel()
-    model.buffers.append(buffer)
-    weight = schema.TensorT()
-    weight.name = tensor.name + b"_stored"
-    weight.shape = tensor.shape
-    weight.type = schema.TensorType.INT4 if bits == 4 else schema.TensorType.INT8
-    weight.buffer = len(model.buffers) - 1
-    weight.quantization = schema.QuantizationParametersT()
-    weight.quantization.scale = scale.ravel().astype("float32")
-    weight.quantization.zeroPoint = np.zeros(scale.size, "int64")
-    weight.quantization.quantizedDimension = axis
-    graph.tensors.append(weight)
-    # A tensor that is computed has the empty buffer. Other tensors may share the old one.
-    tensor.buffer = 0
-    operator = schema.OperatorT()
-    operator.opcodeIndex = _dequantize_code(model, schema)
-    operator.inputs = np.array([len(graph.tensors) - 1], "int32")
-    operator.outputs = np.array([index], "int32")
-    operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
-    operator.builtinOptions = schema.DequantizeOptionsT()
-    return operator
+    def content(self) -> bytes:
+        """The file, without the values that are no longer used."""
+        model = self._model
+        used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+        used |= {entry.buffer for entry in model.metadata or ()}
+        for number, buffer in enumerate(model.buffers):
+            if number not in used:
+                buffer.data = None
+        return repacked(model)
 
+    def _weight_of(self, operator: Any) -> tuple[int | None, int]:
+        """Number of the tensor with the weights of an operator, and the axis of its channels."""
+        code = self._model.operatorCodes[operator.opcodeIndex]
+        name = self._names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
+        if name in _CHANNEL_AXES:
+            return int(operator.inputs[_WEIGHT]), _CHANNEL_AXES[name]
+        if name in _TABLES and self._bits == 16:
+            return int(operator.inputs[_TABLES[name]]), 0
+        return None, 0
 
-def _dequantize_code(model: Any, schema: Any) -> int:
-    wanted = schema.BuiltinOperator.DEQUANTIZE
-    for number, code in enumerate(model.operatorCodes):
-        if code.builtinCode == wanted:
-            code.version = max(code.version, _DEQUANTIZE_VERSION)
-            return number
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = wanted
-    code.version = _DEQUANTIZE_VERSION
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
+    def _is_float(self, graph: Any, index: int) -> bool:
+        tensor = graph.tensors[index]
+        data = self._model.buffers[tensor.buffer].data
+        return (
+            tensor.type == self._schema.TensorType.FLOAT32
+            and data is not None
+            and int(np.prod(tensor.shape)) >= _SMALLEST
+        )
+
+    def _unpacking(self, graph: Any, index: int, axis: int) -> Any:
+        """Make a tensor the output of a new operator that unpacks it, and return the operator."""
+        schema, tensor = self._schema, graph.tensors[index]
+        buffer, scale = self._reduced(tensor, axis)
+        weight = schema.TensorT()
+        weight.name = tensor.name + b"_stored"
+        weight.shape = tensor.shape
+        kinds = schema.TensorType
+        weight.type = {4: kinds.INT4, 8: kinds.INT8, 16: kinds.FLOAT16}[self._bits]
+        weight.buffer = buffer
+        if len(scale):
+            weight.quantization = schema.QuantizationParametersT()
+            weight.quantization.scale = scale
+            weight.quantization.zeroPoint = np.zeros(len(scale), "int64")
+            weight.quantization.quantizedDimension = axis
+        graph.tensors.append(weight)
+        # A tensor that is computed has the empty buffer. Other tensors may share the old one.
+        tensor.buffer = 0
+        operator = schema.OperatorT()
+        operator.opcodeIndex = operator_code(
+            self._model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSIONS[self._bits]
+        )
+        operator.inputs = np.array([len(graph.tensors) - 1], "int32")
+        operator.outputs = np.array([index], "int32")
+        operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        operator.builtinOptions = schema.DequantizeOptionsT()
+        return operator
+
+    def _reduced(self, tensor: Any, axis: int) -> tuple[int, np.ndarray]:
+        """The number of a buffer with the weights in fewer bits, and their scales."""
+        key = tensor.buffer, axis
+        if key not in self._stored:
+            data = np.asarray(self._model.buffers[tensor.buffer].data)
+            values = data.view("float32").reshape(tensor.shape)
+            buffer = self._schema.BufferT()
+            buffer.data, scale = self._reduce(values, axis, tensor.name.decode())
+            self._model.buffers.append(buffer)
+            self._stored[key] = len(self._model.buffers) - 1, scale
+        return self._stored[key]
+
+    def _reduce(self, values: np.ndarray, axis: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+        if self._bits == 16:
+            largest = float(np.abs(values).max())
+            if largest > float(np.finfo("float16").max):
+                raise ValueError(
+                    "A half float holds magnitudes up to 65504: keep the file in float32. "
+                    f"Received: {largest:.4g} in '{name}'"
+                )
+            return values.astype("float16").view(np.uint8).ravel(), np.empty(0, "float32")
+        from keras import ops
+
+        from tfcompress.quantization.weight_scale import weight_scale
+
+        scale = ops.convert_to_numpy(weight_scale(values, (axis,), self._bits, "mse"))
+        most = 2 ** (self._bits - 1) - 1
+        codes = np.clip(np.rint(values / scale), -most, most).astype(np.int8)
+        stored = packed(codes) if self._bits == 4 else codes.view(np.uint8).ravel()
+        return stored, scale.ravel().astype("float32")

@@ -17,7 +17,7 @@ from tfcompress.interop.layer_translation import (
     translate_layer,
 )
 from tfcompress.interop.operation_translation import call_operation, is_operation
-from tfcompress.interop.tfmot_wrappers import Range, Unwrapped
+from tfcompress.interop.tfmot_wrappers import Range, Unwrapped, WeightGrid
 from tfcompress.interop.transfer import Transfer, describe_kind
 
 Mask = tuple[keras.Variable, np.ndarray]
@@ -32,7 +32,7 @@ class Translation:
         masks: Pruned weights with their masks, booleans that are False where pruned.
         ranges: Learned range of the output of each layer or input, by its name.
         inner_ranges: Learned range in front of the activation of each layer, by its name.
-        weight_grids: Bits of the weights of each layer, and whether they share one scale.
+        weight_grids: How the weights of each layer are quantized, by its name.
         probes: Keras 2 and Keras 3 tensors that should be equal, with the layer that makes them.
     """
 
@@ -40,17 +40,20 @@ class Translation:
     masks: list[Mask] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     inner_ranges: dict[str, Range] = field(default_factory=dict)
-    weight_grids: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    weight_grids: dict[str, WeightGrid] = field(default_factory=dict)
     probes: list[tuple[str, Any, Any]] = field(default_factory=list)
 
 
-def translate_model(legacy: Any, custom_objects: CustomObjects, transfer: Transfer) -> Translation:
+def translate_model(
+    legacy: Any, custom_objects: CustomObjects, transfer: Transfer, keep_ranges: bool = False
+) -> Translation:
     """Rebuild a Keras 2 model.
 
     Args:
         legacy: A tf_keras model, Sequential or Functional, built.
         custom_objects: Keras 3 classes by the names of the Keras 2 ones.
         transfer: The record to write into.
+        keep_ranges: Whether layers are made such that they can have the ranges that tfmot learned.
 
     Returns:
         The rebuilt model, and what came along.
@@ -59,7 +62,7 @@ def translate_model(legacy: Any, custom_objects: CustomObjects, transfer: Transf
         ValueError: If the model is subclassed or was never built.
         UnknownLayerError: If a layer has no equal in Keras 3.
     """
-    translator = _Translator(custom_objects, transfer)
+    translator = _Translator(custom_objects, transfer, keep_ranges)
     model = translator.rebuild(legacy, outermost=True)
     for layer, unwrapped in translator.pairs:
         translator.copy_weights(layer, unwrapped)
@@ -68,11 +71,14 @@ def translate_model(legacy: Any, custom_objects: CustomObjects, transfer: Transf
 
 
 class _Translator:
-    def __init__(self, custom_objects: CustomObjects, transfer: Transfer) -> None:
+    def __init__(
+        self, custom_objects: CustomObjects, transfer: Transfer, keep_ranges: bool
+    ) -> None:
         self.result = Translation()
         self.pairs: list[tuple[keras.layers.Layer, Unwrapped]] = []
         self._custom_objects = custom_objects
         self._transfer = transfer
+        self._keep_ranges = keep_ranges
         self._layers: dict[int, Any] = {}
 
     def rebuild(self, legacy: Any, outermost: bool = False) -> keras.Model:
@@ -178,6 +184,11 @@ class _Translator:
             return self.rebuild(layer)
         unwrapped = tfmot_wrappers.unwrap(layer)
         made = translate_layer(unwrapped.layer, self._custom_objects)
+        if self._keep_ranges and unwrapped.output_range is not None:
+            # The quantization package is only needed here.
+            from tfcompress.interop.legacy_pooling import with_own_range
+
+            made = with_own_range(made)
         made.trainable = bool(layer.trainable)
         self.pairs.append((made, unwrapped))
         if unwrapped.output_range is not None:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.graph import Tensor, flatten
 from tfcompress.interop.graph_translation import Translation
@@ -32,6 +33,7 @@ def with_ranges(translation: Translation, transfer: Transfer, calibration: Any) 
         The quantization-aware model.
     """
     qat = quantize_aware(translation.model, _schemes(translation), verbose=False)
+    _carry_weight_ranges(translation, qat, transfer)
     graph = flatten(translation.model)
     groups = Placement(graph).groups
     quantizers = _quantizers_by_producer(qat)
@@ -66,16 +68,48 @@ def with_ranges(translation: Translation, transfer: Transfer, calibration: Any) 
 def _schemes(translation: Translation) -> SchemeMap:
     """The grids that the weights were trained on: tfmot has one scale for all of a dense layer."""
     return SchemeMap(
-        entries=tuple(
-            (re.escape(name), Scheme(weight_bits=bits, granularity=_granularity(shared)))
-            for name, (bits, shared) in translation.weight_grids.items()
-            if (bits, shared) != (8, False)
-        )
+        Scheme(bias="float"),
+        tuple(
+            (
+                re.escape(name),
+                Scheme(
+                    weight_bits=grid.bits,
+                    granularity="per_tensor" if grid.shared else "per_channel",
+                    weight_range="given",
+                    bias="float",
+                ),
+            )
+            for name, grid in translation.weight_grids.items()
+        ),
     )
 
 
-def _granularity(shared: bool) -> str:
-    return "per_tensor" if shared else "per_channel"
+def _carry_weight_ranges(translation: Translation, qat: keras.Model, transfer: Transfer) -> None:
+    """The ranges of weights as they are stored: those of their values one training step ago."""
+    for wrapper in wrappers_of(qat):
+        kernels = [kernel for kernel, _ in wrapper.rule.kernels(wrapper.layer)]
+        grid = translation.weight_grids.get(wrapper.name)
+        if grid is None:
+            if kernels:
+                note = "tfmot computes with float weights here, which LiteRT has not: quantized"
+                transfer.add(wrapper.name, "float weights", False, note)
+            continue
+        share = "in all" if grid.shared else "for each output channel"
+        words = f"{grid.bits} bits, one scale {share}"
+        for name, limits in grid.limits.items():
+            # Keras 2 calls that of a depthwise convolution "depthwise_kernel".
+            numbers = [i for i, kernel in enumerate(kernels) if name.endswith(kernel.name)]
+            if limits is None or not numbers:
+                note = f"{words}, from the values: LiteRT has only kernels with symmetric ranges"
+                transfer.add(wrapper.name, f"range of {name}", False, note)
+                continue
+            wrapper.set_weight_limits(numbers[0], _positive(limits))
+            transfer.add(wrapper.name, f"range of {name}", True, words)
+
+
+def _positive(limits: np.ndarray) -> np.ndarray:
+    """Ranges of zero width, of channels without weights, as any that represents zeros."""
+    return np.where(limits > 0, limits, 1.0)
 
 
 def fill_ranges(qat: keras.Model, calibration: Any) -> None:

@@ -38,7 +38,7 @@ def from_tf_keras(
     * pruned layers with their masks applied, which later training and `quantize_aware` keep;
     * clustered layers with their centroids as weights;
     * layers in quantization-aware training with their float weights, and on request with the ranges
-      that their activations learned.
+      that their weights and activations have.
 
     What came along and what did not is listed by `tfcompress.interop.find_transfer(model)`; losses
     are logged.
@@ -47,8 +47,9 @@ def from_tf_keras(
         model: A built tf_keras model, Sequential or Functional, with or without tfmot's wrappers.
             It stays as it is.
         keep_ranges: Return a quantization-aware model (see `tfcompress.quantize_aware`), whose
-            quantizers have the ranges that tfmot learned for the same tensors. Defaults to False:
-            a float model.
+            quantizers have the ranges that tfmot learned for the same tensors, and which computes
+            what tfmot's computes: weights are clipped to the ranges that are stored with them,
+            and biases are not rounded (see `Scheme`). Defaults to False: a float model.
         calibration: With `keep_ranges`, samples for the quantizers that tfmot had no range for.
             Defaults to None.
         custom_objects: Keras 3 layer classes by the names of the Keras 2 classes that they stand
@@ -77,8 +78,8 @@ def from_tf_keras(
             f"`from_tf_keras` takes a model of tf_keras (Keras 2). Received: {describe_kind(model)}"
         )
     transfer = Transfer()
-    translation = translate_model(model, custom_objects or {}, transfer)
     quantized = is_quantized_by_tfmot(model)
+    translation = translate_model(model, custom_objects or {}, transfer, keep_ranges and quantized)
     if not quantized:
         transfer.error = _compare(model, translation, tolerance)
     _keep_masks(translation)
@@ -97,6 +98,7 @@ def from_tf_keras(
         learned = {**translation.ranges, **translation.inner_ranges}
         note = "`keep_ranges=True` carries them into a quantization-aware model"
         transfer.add(model.name, f"{len(learned)} activation ranges", False, note)
+        transfer.add(model.name, f"{len(translation.weight_grids)} weight ranges", False, note)
     attach_transfer(rebuilt, transfer)
     for row in transfer.lost:
         logging.info("Not carried over: %s: %s (%s)", row.layer, row.part, row.note)

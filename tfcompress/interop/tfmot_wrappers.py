@@ -20,6 +20,22 @@ _ANNOTATION = ("QuantizeAnnotate",)
 _INPUT_QUANTIZER = "QuantizeLayer"
 
 
+@dataclass(frozen=True, eq=False)
+class WeightGrid:
+    """How tfmot quantizes the weights of a layer.
+
+    Args:
+        bits: Width of the codes.
+        limits: By name of a weight what its largest code stands for, of size 1 or one for each
+            channel of the last axis; None where the range is not symmetric, as LiteRT has it.
+        shared: Whether all values of a weight share one scale.
+    """
+
+    bits: int
+    limits: dict[str, np.ndarray | None]
+    shared: bool
+
+
 @dataclass
 class Unwrapped:
     """A Keras 2 layer without what tfmot put around it.
@@ -31,8 +47,7 @@ class Unwrapped:
         masks: For each weight its mask, float of 0 and 1, or None.
         output_range: What the output is quantized over.
         pre_activation_range: What is quantized between the layer and its activation.
-        weight_grid: Bits of the weights, and whether all of them share one scale; None where the
-            weights are not quantized.
+        weight_grid: The grid of the weights; None where they are not quantized.
         parts: What each wrapper was for, and what became of it; for the record.
     """
 
@@ -41,7 +56,7 @@ class Unwrapped:
     masks: list[np.ndarray | None]
     output_range: Range | None = None
     pre_activation_range: Range | None = None
-    weight_grid: tuple[int, bool] | None = None
+    weight_grid: WeightGrid | None = None
     parts: list[tuple[str, bool, str]] = field(default_factory=list)
 
 
@@ -133,18 +148,22 @@ def _unwrap_quantized(wrapper: Any) -> Unwrapped:
         before = _range(getattr(activation, "_pre_activation_vars", {})) or before
     if wrapper._output_quantizers:
         output = _range(wrapper._output_quantizer_vars) or output
-    parts, grid = [], None
-    for weight, quantizer, ranges in wrapper._weight_vars:
-        if not ranges:
-            continue
-        bits, shared = int(getattr(quantizer, "num_bits", 8)), np.size(ranges["min_var"]) == 1
-        grid = (bits, shared)
-        words = f"{bits} bits, one scale {'in all' if shared else 'for each output channel'}"
-        # tfmot's range of a weight is that of its values one step ago.
-        known = _is(quantizer, ("LastValueQuantizer",))
-        note = words if known else f"{words}, from the values and not as {type(quantizer).__name__}"
-        parts.append((f"range of {weight_name(weight)}", known, note))
-    return Unwrapped(layer, weights, [None] * len(weights), output, before, grid, parts)
+    grid = _weight_grid(wrapper)
+    return Unwrapped(layer, weights, [None] * len(weights), output, before, grid)
+
+
+def _weight_grid(wrapper: Any) -> WeightGrid | None:
+    found = [entry for entry in wrapper._weight_vars if entry[2]]
+    if not found:
+        return None
+    limits = {}
+    for weight, quantizer, ranges in found:
+        low, high = np.asarray(ranges["min_var"]), np.asarray(ranges["max_var"])
+        symmetric = np.array_equal(low, -high) and bool(getattr(quantizer, "narrow_range", False))
+        limits[weight_name(weight)] = high if symmetric else None
+    quantizer, ranges = found[0][1:]
+    bits, shared = int(getattr(quantizer, "num_bits", 8)), np.size(ranges["min_var"]) == 1
+    return WeightGrid(bits, limits, shared)
 
 
 def _is(layer: Any, names: tuple[str, ...]) -> bool:

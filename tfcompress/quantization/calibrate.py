@@ -8,7 +8,7 @@ import keras
 
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.graph import keras_internals
-from tfcompress.graph.model_inputs import call_flat, model_inputs
+from tfcompress.graph.model_inputs import call_flat, sample_specs
 from tfcompress.progress import progress_bar
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer, calibration_of
 from tfcompress.quantization.quantized_layer import QuantizedLayer
@@ -37,10 +37,9 @@ def calibrate(model: keras.Model, data: Any, batch_size: int = 32) -> None:
     Raises:
         ValueError: If the data do not fit the model's inputs.
     """
-    specs = model_inputs(model)
-    samples = calibration_samples(data, [(name, shape[1:], dtype) for name, shape, dtype in specs])
-    count = len(next(iter(samples.values())))
+    samples = list(calibration_samples(data, sample_specs(model)).values())
+    count = len(samples[0])
     with calibration_of(quantizers_of(model)), progress_bar(count) as advance:
         for start in range(0, count, batch_size):
-            call_flat(model, [samples[name][start : start + batch_size] for name, _, _ in specs])
+            call_flat(model, [values[start : start + batch_size] for values in samples])
             advance("calibration", batch_size)

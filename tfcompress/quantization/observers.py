@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from keras import ops
+
+from tfcompress.hints import did_you_mean
 
 # Values of one batch that an observer with a distribution looks at in a training step: their order
 # or their errors cost little, and batches are averaged.
@@ -248,8 +249,7 @@ def get(identifier: str | Mapping[str, Any] | Observer) -> Observer:
     arguments = dict(identifier)
     name = arguments.pop("name", None)
     if name not in OBSERVERS:
-        near = difflib.get_close_matches(str(name), OBSERVERS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, OBSERVERS)
         raise ValueError(f"Unknown observer.{hint} Known: {sorted(OBSERVERS)}. Received: {name!r}")
     kind = OBSERVERS[name]
     known = list(kind.__dataclass_fields__)

@@ -39,7 +39,7 @@ def quantization_rows(graph: Graph, placement: Placement, assignment: SchemeAssi
     """One row for each weight and activation of a graph."""
     rows = [_activation_row(tensor, placement, assignment) for tensor in graph.inputs]
     weights: dict[int, list[Weight]] = {}
-    for weight in weights_of(graph.model):
+    for weight in weights_of(graph):
         weights.setdefault(id(weight.owner), []).append(weight)
     for node in graph.nodes:
         # A shared layer's weights stand at its first call.

@@ -25,7 +25,11 @@ from tfcompress.quantization.rules import rule_of
 from tfcompress.quantization.rules.operation_layer import OperationLayer
 from tfcompress.quantization.schemes import Scheme
 from tfcompress.quantization.substitution import substituted
-from tfcompress.quantization.weight_scale import fake_quant_to_scale, weight_scale
+from tfcompress.quantization.weight_scale import (
+    fake_quant_to_limit,
+    fake_quant_to_scale,
+    weight_scale,
+)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -130,14 +134,19 @@ class QuantizedLayer(keras.layers.Wrapper):
             else None
             for number, (kernel, keeps_zeros) in enumerate(zip(kernels, masked, strict=True))
         ]
+        given = self.scheme.has_given_scales
+        # What is learned, as a start and its growth; or what is given, as the largest code's value.
         self.scales = [
-            (self._scale(f"scale_{number}", shape, False), self._scale(f"growth_{number}", shape))
+            (
+                self._scale(f"scale_{number}", shape),
+                None if given else self._scale(f"growth_{number}", shape, True),
+            )
             for number, shape in enumerate(self._scale_shapes())
         ]
 
     def _scale_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the scales that are learned, one for each kernel."""
-        if self.scheme.learned != "lsq":
+        """Shapes of the scales that are learned or given, one for each kernel."""
+        if self.scheme.learned != "lsq" and not self.scheme.has_given_scales:
             return []
         shapes = []
         for kernel, axes in self.rule.kernels(self.layer):
@@ -145,7 +154,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             shapes.append(tuple(n if i in kept else 1 for i, n in enumerate(kernel.shape)))
         return shapes
 
-    def _scale(self, name: str, shape: tuple[int, ...], trainable: bool = True) -> Any:
+    def _scale(self, name: str, shape: tuple[int, ...], trainable: bool = False) -> Any:
         return self.add_weight(
             name=name,
             shape=shape,
@@ -155,14 +164,46 @@ class QuantizedLayer(keras.layers.Wrapper):
             autocast=False,
         )
 
+    @property
+    def _largest_code(self) -> int:
+        return 2 ** (self.weight_bits - 1) - 1
+
     def start_scales(self) -> None:
         """Let scales that are learned start from the values that the kernels have now."""
         if self.scales:
             for (_, axes), value, (start, growth) in zip(
                 self.rule.kernels(self.layer), self._masked_values(), self.scales, strict=True
             ):
-                start.assign(self._observed_scale(value, axes))
+                scale = self._observed_scale(value, axes)
+                if growth is None:
+                    start.assign(scale * self._largest_code)
+                    continue
+                start.assign(scale)
                 growth.assign(ops.zeros(growth.shape))
+
+    def set_weight_limits(self, number: int, limits: Any) -> None:
+        """Fix what the largest code of a kernel stands for, in a scheme with given scales.
+
+        Args:
+            number: Position of the kernel among those of the layer.
+            limits: Positive values, one, or one for each channel of the kernel's last axis.
+
+        Raises:
+            ValueError: If the scales of the scheme are not given, or the limits do not fit.
+        """
+        limits = np.asarray(limits, "float32")
+        if not self.scheme.has_given_scales:
+            raise ValueError(
+                f"The layer '{self.name}' finds its scales by itself. Give it a scheme with "
+                f"weight_range='given'. Received: scheme {self.scheme.name!r}"
+            )
+        kept, _ = self.scales[number]
+        if limits.ndim > 1 or limits.size not in (1, kept.shape[-1]):
+            raise ValueError(
+                f"'{self.name}' takes one limit or {kept.shape[-1]}, one for each channel of the "
+                f"last axis. Received: limits of shape {limits.shape}"
+            )
+        kept.assign(np.broadcast_to(limits, kept.shape))
 
     def _channel_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
         return axes if self.scheme.granularity == "per_channel" else ()
@@ -173,7 +214,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             value,
             self._channel_axes(axes),
             scheme.weight_bits,
-            scheme.weight_range,
+            "max" if scheme.has_given_scales else scheme.weight_range,
             scheme.power_of_two is not None,
         )
 
@@ -223,6 +264,8 @@ class QuantizedLayer(keras.layers.Wrapper):
         Returns:
             A float32 tensor of shape (channels,) or (1,), 0 where it is not known; or None.
         """
+        if self.scheme.bias == "float":
+            return None
         inner = self.rule.summed_range
         unit = self.source_unit() if inner is None else self.inner[inner].scale()
         if unit is None:
@@ -231,9 +274,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         _, axes = self.rule.kernels(self.layer)[number]
         with keras_internals.without_autocast():
             value = self._masked_values()[number]
-            scale = (
-                self._learned_scale(number) if self.scales else self._observed_scale(value, axes)
-            )
+            scale = self._scale_now(number, value, axes)
             # The converter fits the scale of a channel without weights to the bias.
             scale = ops.where(self._filled(value, axes), scale, 0.0)
         return unit * ops.stop_gradient(ops.reshape(scale, (-1,)))
@@ -251,18 +292,23 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def _quantized(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
         scheme, bits = self.scheme, self.weight_bits
+        if scheme.has_given_scales:
+            limit, _ = self.scales[number]
+            return fake_quant_to_limit(value, limit.value, self._channel_axes(axes), bits)
         if self.scales:
-            steps = 2 ** (bits - 1) - 1
-            return lsq_quantize(value, self._learned_scale(number), -steps, steps)
+            steps = self._largest_code
+            return lsq_quantize(value, self._kept_scale(number), -steps, steps)
         if scheme.weight_range == "max" and scheme.power_of_two is None:
             return fake_quant_weight(value, self._channel_axes(axes), bits)
         return fake_quant_to_scale(value, self._observed_scale(value, axes), bits)
 
-    def _learned_scale(self, number: int) -> Any:
+    def _kept_scale(self, number: int) -> Any:
         start, growth = self.scales[number]
+        if growth is None:
+            return start.value / self._largest_code
         kernel, _ = self.rule.kernels(self.layer)[number]
         shared = math.prod(kernel.shape) // max(1, math.prod(start.shape))
-        strength = lsq_gradient_scale(shared, 2 ** (self.weight_bits - 1) - 1)
+        strength = lsq_gradient_scale(shared, self._largest_code)
         return learned_value(start.value, growth.value, strength)
 
     def kernel_grids(self) -> list[KernelGrid]:
@@ -285,7 +331,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         return grids
 
     def _scale_now(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
-        return self._learned_scale(number) if self.scales else self._observed_scale(value, axes)
+        return self._kept_scale(number) if self.scales else self._observed_scale(value, axes)
 
     def scaled_kernels(self) -> list[tuple[keras.Variable, np.ndarray, np.ndarray]]:
         """Each kernel variable, its masked values in units of a code, and what a code is worth.

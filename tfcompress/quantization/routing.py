@@ -41,7 +41,7 @@ class Routing:
 
     def install(self) -> None:
         """Route the model's calls to the twin."""
-        object.__setattr__(self.model, "call", _TwinCall(self.model, self.twin.model()))
+        object.__setattr__(self.model, "call", _TwinCall(self.model, self.twin))
 
     @property
     def is_used(self) -> bool:
@@ -62,9 +62,12 @@ class Routing:
 class _TwinCall:
     """Takes the arguments of a model's `call` and calls its twin."""
 
-    def __init__(self, model: keras.Model, twin: keras.Model) -> None:
+    def __init__(self, model: keras.Model, twin: QuantizedTwin) -> None:
+        self.model = model
         self.signature = inspect.signature(model.call)
-        self.twin = twin
+        self.twin = twin.model()
+        # Their losses, such as the decay of PACT: the model does not know these layers.
+        self.quantizers = [quantizer for quantizer in twin.quantizers() if quantizer.learned]
         self.count = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,7 +75,12 @@ class _TwinCall:
         bound = self.signature.bind(*args, **kwargs).arguments
         inputs = next(iter(bound.values()))
         known = {name: bound[name] for name in ("training", "mask") if name in bound}
-        return self.twin(inputs, **known)
+        outputs = self.twin(inputs, **known)
+        for quantizer in self.quantizers:
+            for loss in keras_internals.take_losses(quantizer):
+                # Of `Layer`: a Functional model refuses what was not there when it was made.
+                keras.layers.Layer.add_loss(self.model, loss)
+        return outputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,13 @@ from typing import Any
 import keras
 
 from tfcompress.graph.selection import Pattern, as_patterns
+from tfcompress.hints import did_you_mean
 from tfcompress.quantization import learned_scale, observers, weight_scale
 
 GRANULARITIES = ("per_channel", "per_tensor")
 ACTIVATIONS = ("asymmetric", "symmetric")
 POWERS_OF_TWO = ("weights", "all")
+BIASES = ("integer", "float")
 
 # What stands for "leave it in float" in a map of schemes, beside None.
 FLOAT = "float"
@@ -63,7 +65,9 @@ class Scheme:
             `"per_channel"`.
         weight_range: What the largest weight code stands for: `"max"`, the largest magnitude, or
             the clipping of least squared error found by search (`"mse"`) or by Newton's method
-            (`"octav"`), worth its time below 8 bits. Defaults to `"max"`.
+            (`"octav"`), worth its time below 8 bits; or `"given"`: what it is set to by
+            `QuantizedLayer.set_weight_limits`, whatever the weights become, which are clipped; the
+            largest magnitude until then. Defaults to `"max"`.
         activations: `"asymmetric"`, `"symmetric"` (the code of zero is 0), or a fixed range
             `(low, high)` of the outputs. Ranges that LiteRT imposes, as on a softmax, stay.
             Defaults to `"asymmetric"`.
@@ -75,6 +79,9 @@ class Scheme:
         learned: `"lsq"`: scales of weights and activations are trained, starting from
             `weight_range` and `observer`. `"pact"`: activation ranges are trained by what they
             clip, under decay. Defaults to None.
+        bias: `"integer"`: biases are rounded in training as LiteRT stores them. `"float"`: they are
+            rounded in the file only, as tfmot trains. Recurrent layers round them in any case.
+            Defaults to `"integer"`.
 
     Raises:
         ValueError: If a setting is not one of those listed, or two do not go together.
@@ -101,6 +108,7 @@ class Scheme:
     observer: str | Mapping[str, Any] | observers.Observer = "moving_average"
     power_of_two: str | None = None
     learned: str | None = None
+    bias: str = "integer"
 
     def __post_init__(self) -> None:
         bits = self.weight_bits
@@ -112,15 +120,22 @@ class Scheme:
                 f"from fake quantization. Received: {self.activation_bits!r}"
             )
         _one_of("granularity", self.granularity, GRANULARITIES)
-        _one_of("weight_range", self.weight_range, weight_scale.METHODS)
+        _one_of("weight_range", self.weight_range, (*weight_scale.METHODS, weight_scale.GIVEN))
         if self.power_of_two is not None:
             _one_of("power_of_two", self.power_of_two, POWERS_OF_TWO, "None")
         if self.learned is not None:
             _one_of("learned", self.learned, learned_scale.METHODS, "None")
+        _one_of("bias", self.bias, BIASES)
         if self.power_of_two is not None and self.learned is not None:
             raise ValueError(
                 "A scale is either a power of two or learned. Received: "
                 f"power_of_two={self.power_of_two!r}, learned={self.learned!r}"
+            )
+        if self.has_given_scales and (self.power_of_two is not None or self.learned == "lsq"):
+            raise ValueError(
+                "A given scale of weights is neither a power of two nor learned. Received: "
+                f"weight_range={self.weight_range!r}, power_of_two={self.power_of_two!r}, "
+                f"learned={self.learned!r}"
             )
         if isinstance(self.activations, str):
             _one_of("activations", self.activations, ACTIVATIONS, "a range (low, high)")
@@ -144,12 +159,19 @@ class Scheme:
             parts.append("pot" if self.power_of_two == "weights" else "pot_all")
         if self.learned is not None:
             parts.append(self.learned)
+        if self.bias != "integer":
+            parts.append("float_bias")
         return "_".join(parts)
 
     @property
     def fixed_range(self) -> tuple[float, float] | None:
         """The range of activations where it is given, else None."""
         return None if isinstance(self.activations, str) else self.activations
+
+    @property
+    def has_given_scales(self) -> bool:
+        """Whether the scales of weights are set from outside."""
+        return self.weight_range == weight_scale.GIVEN
 
     @property
     def on_converters_grid(self) -> bool:
@@ -321,8 +343,7 @@ def get(identifier: SchemeLike) -> Scheme | SchemeMap:
             f"{identifier!r}"
         )
     if identifier not in SCHEMES:
-        near = difflib.get_close_matches(identifier, SCHEMES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(identifier, SCHEMES)
         raise ValueError(
             f"Unknown quantization scheme.{hint} Known: {sorted(SCHEMES)}. Received: {identifier!r}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
@@ -38,8 +39,7 @@ class QuantizedTwin(KerasSaveable):
         restored: Whether ranges were read from a file since the flag was last cleared.
 
     Raises:
-        ValueError: If the model is not built, cannot be traced or is quantization-aware already, or
-            the scheme has variables for the optimizer to train, which must be in the model then.
+        ValueError: If the model is not built, cannot be traced or is quantization-aware already.
     """
 
     def __init__(self, model: keras.Model, scheme: schemes.Scheme | schemes.SchemeMap) -> None:
@@ -49,22 +49,11 @@ class QuantizedTwin(KerasSaveable):
         self._weights = tuple(map(id, model.weights))
         known = set(map(id, model.variables))
         strategy = getattr(model, "distribute_strategy", None)
-        if strategy is None:
+        # Under a distribution strategy each replica then has its own copy of the ranges.
+        with nullcontext() if strategy is None else strategy.scope():
             shared, self.plan = instrument_shared(model, scheme)
-        else:
-            # Under a distribution strategy each replica then has its own copy of the ranges.
-            with strategy.scope():
-                shared, self.plan = instrument_shared(model, scheme)
-        self._parts = _Parts(shared, [v for v in shared.variables if id(v) not in known])
+        self._parts = _Parts(shared, known)
         self._remembered: dict[bytes, list[np.ndarray]] = {}
-        trained = [v.path for v in self._parts.variables if v.trainable]
-        if trained:
-            raise ValueError(
-                f"The scheme {scheme.name!r} learns {trained[0]!r} by gradient, which the "
-                "optimizer of the float model does not know. Train `tfcompress.quantize_aware("
-                "model, scheme)` instead of using the callback, or take a scheme whose ranges are "
-                "observed."
-            )
 
     # Methods, not properties: Keras would save the layers that a property returns.
 
@@ -75,6 +64,15 @@ class QuantizedTwin(KerasSaveable):
     def variables(self) -> list[keras.Variable]:
         """The variables that the float model does not have: ranges, and whether they are set."""
         return list(self._parts.variables)
+
+    def learned(self) -> list[keras.Variable]:
+        """Those of `variables` that are trained by gradient."""
+        return list(self._parts.learned)
+
+    def start_scales(self) -> None:
+        """Let learned scales of weights start from the weights of now."""
+        for wrapper in self._parts.wrappers:
+            wrapper.start_scales()
 
     def quantizers(self) -> list[ActivationQuantizer]:
         """All activation quantizers."""
@@ -110,10 +108,8 @@ class QuantizedTwin(KerasSaveable):
         `EarlyStopping` brings weights of an earlier epoch back, without their ranges.
         """
         values = self._remembered.get(self._fingerprint()) if self._remembered else None
-        for variable, value in zip(
-            self._parts.variables if values else (), values or (), strict=True
-        ):
-            variable.assign(value)
+        if values is not None:
+            self._assign(values)
 
     def _fingerprint(self) -> bytes:
         sums = [ops.sum(ops.cast(v.value, "float32")) for v in self._parts.trained]
@@ -123,7 +119,10 @@ class QuantizedTwin(KerasSaveable):
         """Forget what was learned."""
         self.step = 0
         self._remembered.clear()
-        for variable, value in zip(self._parts.variables, self._parts.initial, strict=True):
+        self._assign(self._parts.initial)
+
+    def _assign(self, values: list[np.ndarray]) -> None:
+        for variable, value in zip(self._parts.variables, values, strict=True):
             variable.assign(value)
 
     def save_own_variables(self, store: Any) -> None:
@@ -158,8 +157,7 @@ class QuantizedTwin(KerasSaveable):
                 "The file's ranges do not fit this model: it was saved from another architecture. "
                 f"Received: {len(values)} range variables for a model with {len(variables)}"
             )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        self._assign(values)
         self.step = int(entries["step"])
         self.restored = True
 
@@ -174,11 +172,12 @@ class QuantizedTwin(KerasSaveable):
 class _Parts:
     """The layers of a twin, out of sight of Keras' saving walk."""
 
-    def __init__(self, model: keras.Model, variables: list[keras.Variable]) -> None:
+    def __init__(self, model: keras.Model, known: set[int]) -> None:
         self.model = model
-        self.variables = variables
-        self.initial = [ops.convert_to_numpy(variable) for variable in variables]
-        self.trained = list(model.trainable_variables)
+        self.variables = [v for v in model.variables if id(v) not in known]
+        self.initial = [ops.convert_to_numpy(variable) for variable in self.variables]
+        self.learned = [v for v in self.variables if v.trainable]
+        self.trained = [v for v in model.trainable_variables if id(v) in known]
         self.quantizers = quantizers_of(model)
         self.wrappers = wrappers_of(model)
 
@@ -249,7 +248,7 @@ def attach_twin(model: keras.Model, scheme: schemes.SchemeLike = "int8") -> Quan
 
     Raises:
         ValueError: If the model is not built, cannot be traced or is quantization-aware already, or
-            the scheme is not known or cannot be used without wrapping the model.
+            the scheme is not known.
     """
     scheme = schemes.get(scheme)
     twin = find_twin(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.quantization.observers import octav_limit
@@ -12,6 +13,9 @@ from tfcompress.quantization.power_of_two import nearest_power_of_two, next_powe
 
 # How the largest code's value is chosen; see `weight_scale`.
 METHODS = ("max", "mse", "octav")
+
+# The scale is not chosen but came from elsewhere, and stays; see `Scheme`.
+GIVEN = "given"
 
 _CANDIDATES = 16
 _ITERATIONS = 10
@@ -78,6 +82,36 @@ def _least_error(
             best_scale = ops.where(error < best_error, scale, best_scale)
             best_error = ops.minimum(error, best_error)
     return best_scale
+
+
+def fake_quant_to_limit(
+    weight: Any, limit: Any, channel_axes: tuple[int, ...], bits: int = 8
+) -> Any:
+    """Round and clip a weight to a symmetric, narrow-range grid, as TensorFlow's operation does it.
+
+    It decides ties as tfmot's training does, which rounding the quotient would not.
+
+    Args:
+        weight: Float32 tensor.
+        limit: What the largest code stands for; of the rank of `weight`, of size 1 along all but
+            the channel axes.
+        channel_axes: Axes along which the limits differ.
+        bits: Width of the codes. Defaults to 8.
+
+    Returns:
+        A tensor of the same shape. Its gradient is one inside the range and zero outside.
+    """
+    ends = ops.stop_gradient(ops.reshape(limit, (-1,)))
+    quantize = keras.quantizers.fake_quant_with_min_max_vars
+    if ends.shape[0] == 1:
+        return quantize(weight, -ends[0], ends[0], num_bits=bits, narrow_range=True)
+    rank = len(weight.shape)
+    kept = sorted({axis % rank for axis in channel_axes})
+    order = [axis for axis in range(rank) if axis not in kept] + kept
+    moved = ops.transpose(weight, order)
+    rows = ops.reshape(moved, (-1, ends.shape[0]))
+    rows = quantize(rows, -ends, ends, num_bits=bits, narrow_range=True, axis=-1)
+    return ops.transpose(ops.reshape(rows, moved.shape), np.argsort(order).tolist())
 
 
 def fake_quant_to_scale(weight: Any, scale: Any, bits: int = 8) -> Any:

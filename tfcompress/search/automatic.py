@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from tfcompress.evaluation.trial_samples import trial_samples
 from tfcompress.export.artifact import Artifact
+from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.post_training import convert_quantized, keras_source
-from tfcompress.export.verification import Tolerance
 from tfcompress.files import atomic_path
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.search.mixed_precision import check_budget, mixed_precision
@@ -23,17 +22,11 @@ def convert_automatically(
     source: Any,
     path: str | PathLike[str],
     calibration: Any,
-    io: str,
+    options: ConversionOptions,
     *,
     max_bytes: int | None,
     max_drop: float | None,
     strategy: str,
-    observer: Any = None,
-    algorithms: Sequence[Any] | None = None,
-    effort: str | None = None,
-    tolerance: Tolerance | float | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    time_limit: float = 600,
 ) -> Artifact:
     """Choose the bits of every layer under a budget, and convert with them.
 
@@ -41,16 +34,10 @@ def convert_automatically(
         source: A Keras model, or a `.keras` or `.h5` file.
         path: The `.tflite` file to write.
         calibration: Typical inputs, or `(x, y)`.
-        io: Type of the inputs and outputs.
+        options: What else is asked for. Where it names no algorithms, those of `effort="fast"` run.
         max_bytes: Most bytes of the file.
         max_drop: Most that may be lost on the samples.
         strategy: `"mixed"`, `"distribution"` or `"global"`.
-        observer: How activation ranges are found.
-        algorithms: Post-training algorithms.
-        effort: `"fast"` or `"best"`. Defaults to `"fast"` where no algorithms are given.
-        tolerance: How far the file may be from the quantized model.
-        preprocessing: JSON-able description of what the model must be fed.
-        time_limit: Seconds after which the child process is killed.
 
     Returns:
         The `Artifact`; its notes hold the allocation and the Pareto curve.
@@ -64,9 +51,9 @@ def convert_automatically(
             "The scheme 'auto' needs `calibration`: a few hundred typical inputs, or (x, y) to "
             "count what is lost in accuracy. Received: None"
         )
-    if algorithms is None and effort is None:
-        effort = "fast"
-    model = keras_source(source)
+    if options.algorithms is None and options.effort is None:
+        options = replace(options, effort="fast")
+    model = keras_source(source, options.safe_mode)
     specs = [(name, shape[1:], dtype) for name, shape, dtype in model_inputs(model)]
     samples = trial_samples(calibration, specs, 256)
     given = calibration if samples.labels is None else (samples.inputs, samples.labels)
@@ -80,23 +67,11 @@ def convert_automatically(
                 max_bytes=budget,
                 max_drop=max_drop,
                 strategy=strategy,
-                algorithms=algorithms,
-                effort=effort,
-                io=io,
+                algorithms=options.algorithms,
+                effort=options.effort,
+                io=options.io,
             )
-            artifact = convert_quantized(
-                model,
-                aside,
-                allocation.scheme,
-                samples.inputs,
-                io,
-                observer=observer,
-                algorithms=algorithms,
-                effort=effort,
-                tolerance=tolerance,
-                preprocessing=preprocessing,
-                time_limit=time_limit,
-            )
+            artifact = convert_quantized(model, aside, allocation.scheme, samples.inputs, options)
             if max_bytes is None or artifact.bytes <= max_bytes:
                 break
             budget = (budget or max_bytes) - (artifact.bytes - max_bytes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tfcompress.evaluation.output_distance import BEST_SQNR
 from tfcompress.search.allocation import Option, cheapest, descend
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class SensitivityPoint:
     @property
     def noise(self) -> float:
         """Squared error of the outputs as a share of their power: the SQNR without logarithm."""
-        return 0.0 if self.sqnr >= 200.0 else float(10 ** (-self.sqnr / 10))
+        return 0.0 if self.sqnr >= BEST_SQNR else float(10 ** (-self.sqnr / 10))
 
     def cost(self, by: str) -> float:
         """What the point costs, by `"drop"` or by `"noise"`."""

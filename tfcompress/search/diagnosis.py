@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tfcompress.evaluation.output_distance import OutputDistance, output_distanc
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.conversion import SCHEMES
 from tfcompress.export.converter import convert
+from tfcompress.export.post_training import keras_source
 from tfcompress.export.sources import predict
 from tfcompress.graph import Graph, Node, flatten
 from tfcompress.graph.model_inputs import model_inputs
@@ -80,9 +82,10 @@ class Diagnosis:
     """Where a quantized file loses, why, and what would help.
 
     Attributes:
-        layers: How far every layer of the file is from the float model.
+        layers: How far every layer of the file is from the float model; every operator, where the
+            source is no Keras model.
         gains: By layer, the SQNR of the outputs in dB if that layer alone were left at more bits,
-            most helpful first; simulated.
+            most helpful first; simulated. Empty where the source is no Keras model.
         floats: Operations that run in float, with reasons.
         score: What the file is like.
         remedy: What was tried for the most helpful layer, as a file of its own; None where no layer
@@ -113,7 +116,9 @@ class Diagnosis:
             shown = list(self.gains.items())[:_WORST]
             lines.append("What costs most (SQNR if this layer alone had more bits, simulated):")
             lines += [f"  {name:<30} {value:6.1f} dB" for name, value in shown]
-        if self.remedy is None:
+        if self.remedy is None and not self.gains:
+            lines.append("Only the layers of a Keras model can be tried with more bits.")
+        elif self.remedy is None:
             lines.append("No single layer is worth more bits.")
         else:
             lines.append(f"Tried: '{self.remedy.layer}' in {self.remedy.change}: ")
@@ -134,7 +139,7 @@ def _shown(scheme: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def diagnose(
-    model: keras.Model,
+    model: keras.Model | str | PathLike[str],
     artifact: Artifact,
     data: Any,
     scheme: SchemeLike = "int8",
@@ -149,13 +154,18 @@ def diagnose(
     the layer that helps most is converted so, and measured as a file. The simulation leaves
     learned rounding out.
 
+    Of a SavedModel or a float `.tflite` file the layers are not known: every operator is compared
+    with that of the float file, and nothing is tried.
+
     Args:
-        model: The float model.
+        model: The float model, or what else the file was made of: a `.keras` or `.h5` file, a
+            SavedModel folder or a float `.tflite` file.
         artifact: The file that was made of it.
         data: Samples, in any form that `convert` takes as `calibration`.
         scheme: The scheme that the file was made with. Defaults to `"int8"`.
         limit: Most samples to compare. Defaults to 64; all are used for calibration.
-        **settings: What else was given to `convert`: `algorithms`, `observer`, `effort`, `io`.
+        **settings: What else was given to `convert`: `algorithms`, `observer`, `effort`, `io`,
+            `signature`, `safe_mode`.
 
     Returns:
         The `Diagnosis`, which prints as a table and the remedy.
@@ -176,6 +186,10 @@ def diagnose(
             "Only files with integer activations of 8 bits are diagnosed layer by layer. "
             f"Received: scheme={scheme!r}"
         )
+    if isinstance(model, str | PathLike):
+        if Path(model).suffix not in (".keras", ".h5", ".hdf5"):
+            return _diagnose_file(Path(model).expanduser(), artifact, data, limit, settings)
+        model = keras_source(model, settings.get("safe_mode", True))
     specs = [(name, shape[1:], dtype) for name, shape, dtype in model_inputs(model)]
     samples = calibration_samples(data, specs, limit)
     inputs = list(samples.values())
@@ -203,6 +217,38 @@ def diagnose(
         remedy=remedy,
         samples=len(inputs[0]),
     )
+
+
+def _diagnose_file(
+    source: Path, artifact: Artifact, data: Any, limit: int, settings: Mapping[str, Any]
+) -> Diagnosis:
+    """Compare the operators of a file with those of the float file of the same source."""
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        reference = source
+        if source.suffix != ".tflite":
+            reference = Path(folder) / "float.tflite"
+            given = {key: settings[key] for key in ("signature", "safe_mode") if key in settings}
+            convert(source, reference, "float32", data, **given)
+        float_file = LiteRTModel(reference)
+        specs = [(spec.name, tuple(spec.shape[1:]), spec.dtype) for spec in float_file.inputs]
+        samples = calibration_samples(data, specs, limit)
+        layers = fidelity(reference, artifact, samples, limit=limit)
+        expected = list(float_file.run(samples).values())
+    return Diagnosis(
+        layers=layers,
+        gains={},
+        floats=tuple(map(_float_row, artifact.float_islands)),
+        score=_scored(artifact, samples, expected),
+        remedy=None,
+        samples=len(next(iter(samples.values()))),
+    )
+
+
+def _float_row(label: str) -> dict[str, str]:
+    """A row for an operator that a file has in float, such as `"NEG -> net/neg"`."""
+    kind, _, tensor = label.partition(" -> ")
+    reason = "the converter has no integer form of it, or none for its inputs"
+    return {"operation": tensor or label, "type": kind, "reason": reason}
 
 
 def _quick_algorithms(settings: Mapping[str, Any]) -> list[Algorithm]:

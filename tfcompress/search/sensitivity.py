@@ -11,7 +11,7 @@ import keras
 
 from tfcompress.evaluation.score import Metric, Score
 from tfcompress.evaluation.trial_samples import trial_samples
-from tfcompress.graph.model_inputs import model_inputs
+from tfcompress.graph.model_inputs import sample_specs
 from tfcompress.progress import progress_bar
 from tfcompress.search.curves import Sensitivity, SensitivityPoint
 from tfcompress.search.measurement_cache import MeasurementCache, fingerprint
@@ -86,8 +86,7 @@ def sensitivity(
             raise ValueError(
                 f"`levels` must be about the methods {list(steps)}. Received: {name!r}"
             )
-    specs = [(name, shape[1:], dtype) for name, shape, dtype in model_inputs(model)]
-    trials = trial_samples(data, specs, samples)
+    trials = trial_samples(data, sample_specs(model), samples)
     predict = Predictor(model, trials, batch_size)
     score = Score(predict(), trials.labels, metric)
     kept = MeasurementCache(cache, fingerprint(model, trials, score.name))

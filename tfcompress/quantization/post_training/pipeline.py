@@ -83,7 +83,8 @@ def quantize_post_training(
             `effort`.
         effort: `"fast"`: equalization, bias absorption and bias correction, a few passes over the
             samples. `"best"`: with AdaRound in addition, weights of fewer than 8 bits clipped for
-            least error, and the observer that disturbs the outputs least, where none is given.
+            least error, and another observer where that disturbs the outputs clearly less and none
+            is given.
             Defaults to None: `"fast"` where no algorithms are given.
         limit: Most samples to use. Defaults to 512.
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.graph import Node, Tensor
+from tfcompress.graph.axes import axes_of
 from tfcompress.quantization.rules.activations import quantized_constant
 from tfcompress.quantization.rules.composed import ComposedRule
 from tfcompress.quantization.rules.decompositions import CLIPPED_RANGE
@@ -69,10 +70,6 @@ class ConstantArithmeticRule(ComposedRule, ArithmeticRule):
 class DivideRule(ArithmeticRule):
     """By a constant, which the converter makes a multiplication."""
 
-    def role(self, node: Node) -> Role:
-        """`COMPUTE` for a constant divisor."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
-
     def refusal(self, node: Node) -> str | None:
         """Other divisors: every range holds zero."""
         if len(node.inputs) > 1 or not isinstance(node.args[0], Tensor):
@@ -86,10 +83,6 @@ class DivideRule(ArithmeticRule):
 class PoleRule(Rule):
     """Functions that are infinite at zero."""
 
-    def role(self, node: Node) -> Role:
-        """`FLOAT`."""
-        return Role.FLOAT
-
     def refusal(self, node: Node) -> str | None:
         """Every range holds zero."""
         name = node.type_name.lower()
@@ -102,10 +95,6 @@ class OperationRule(ComposedRule):
     def wraps(self, node: Node) -> bool:
         """Unless it stays float."""
         return self.role(node) is not Role.FLOAT
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
 
 @register("Negative")
@@ -166,9 +155,7 @@ class SumRule(OperationRule):
         return None if self._count(node.operation, node.inputs[0].shape) else "an axis of no size"
 
     def _count(self, operation: Any, shape: tuple[int | None, ...]) -> int:
-        axis = operation.axis
-        axes = range(len(shape)) if axis is None else np.atleast_1d(axis).tolist()
-        return math.prod(shape[a] or 0 for a in axes)
+        return math.prod(shape[a] or 0 for a in axes_of(operation.axis, len(shape)))
 
     def inner_quantizers(self, node: Node) -> InnerRanges:
         """The mean's."""

@@ -16,23 +16,18 @@ from tfcompress.graph import Node, Tensor, keras_internals
 from tfcompress.graph.sequence_masks import is_masked
 from tfcompress.quantization.rules.activations import TANH_RANGE, UNIT_RANGE
 from tfcompress.quantization.rules.attention_masks import both, causal_mask, masked, window_mask
+from tfcompress.quantization.rules.batched_product import batched_product
 from tfcompress.quantization.rules.channel_affine import channel_affine
-from tfcompress.quantization.rules.composed import ComposedRule
+from tfcompress.quantization.rules.composed import BiasGrid, ComposedRule, Quantizers
 from tfcompress.quantization.rules.contraction import Contraction, product
 from tfcompress.quantization.rules.einsum import einsum_refusal, shape_refusal
-from tfcompress.quantization.rules.registry import InnerRanges, Role, register
-
-Quantizers = Callable[[str], Any]
+from tfcompress.quantization.rules.registry import InnerRanges, register
 
 
 class AttentionRule(ComposedRule, ABC):
     """Common to all attention layers."""
 
     takes_named_inputs = True
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def refusal(self, node: Node) -> str | None:
         """Open shapes, masks in float, and subclasses, which may compute something else."""
@@ -118,19 +113,24 @@ class MultiHeadAttentionRule(AttentionRule):
         dense = keras_internals.attention_projections(layer)
         width = dense["query"].kernel.shape[-1]
         heads = _Heads(layer, inputs, dense["key"].kernel.shape[-2])
-        queries = _project(dense["query"], inputs, quantizer("query"), 1 / math.sqrt(width))
-        keys = _project(dense["key"], key, quantizer("key"))
-        values = _project(dense["value"], value, quantizer("value"))
-        scores = heads.scores(heads.queries(queries), heads.keys(keys))
+        grid = quantizer.bias_grid()
+        queries = _project(dense["query"], inputs, grid, quantizer("query"), 1 / math.sqrt(width))
+        # Only the range of the first input is known.
+        grids = [grid if x is inputs else None for x in (key, value)]
+        keys = _project(dense["key"], key, grids[0], quantizer("key"))
+        values = _project(dense["value"], value, grids[1], quantizer("value"))
+        scores = heads.scores(heads.queries(queries), heads.keys(keys), quantizer)
         weights, scores = self.weigh(
             quantizer, scores, mask, keras_internals.attention_dropout(layer)
         )
-        context = quantizer("context")(heads.context(weights, heads.values(values)))
+        context = heads.context(weights, heads.values(values), quantizer)
+        context = quantizer("context")(context)
         if "gate" in dense:
-            logits = _project(dense["gate"], inputs, quantizer("gate_logits"))
+            logits = _project(dense["gate"], inputs, grid, quantizer("gate_logits"))
             gate = quantizer("gate")(ops.sigmoid(logits))
             context = quantizer("gated")(ops.multiply(context, gate))
-        outputs = _project(dense["output"], context)
+        grid = quantizer.bias_grid("gated" if "gate" in dense else "context")
+        outputs = _project(dense["output"], context, grid)
         if arguments.get("return_attention_scores"):
             return outputs, heads.returned(scores)
         return outputs
@@ -156,7 +156,11 @@ class MultiHeadAttentionRule(AttentionRule):
 
 
 def _project(
-    dense: keras.layers.EinsumDense, x: Any, finish: Any = None, factor: float | None = None
+    dense: keras.layers.EinsumDense,
+    x: Any,
+    grid: BiasGrid | None,
+    finish: Any = None,
+    factor: float | None = None,
 ) -> Any:
     """A projection, times a factor."""
     kernel, bias = dense.kernel, dense.bias
@@ -164,7 +168,7 @@ def _project(
         kernel = kernel * factor
         bias = None if bias is None else bias * factor
     contraction = Contraction.of(dense.equation, len(x.shape))
-    return contraction(x, kernel, bias, dense.bias_axes or "", finish)
+    return contraction(x, kernel, bias, dense.bias_axes or "", finish, grid)
 
 
 class _Heads:
@@ -212,15 +216,17 @@ class _Heads:
         x = ops.transpose(x, [0, *self.others, self.head, *self.attended, self.width])
         return ops.reshape(x, (-1, self.groups, math.prod(self.sources), width))
 
-    def scores(self, queries: Any, keys: Any) -> Any:
+    def scores(self, queries: Any, keys: Any, quantizer: Quantizers) -> Any:
         """Shape (batch, heads, targets, sources)."""
         shape = (-1, self.heads, math.prod(self.targets), math.prod(self.sources))
-        return ops.reshape(ops.matmul(queries, keys), shape)
+        units = quantizer.unit("query"), quantizer.unit("key")
+        return ops.reshape(batched_product(queries, keys, units, quantizer("scores")), shape)
 
-    def context(self, weights: Any, values: Any) -> Any:
+    def context(self, weights: Any, values: Any, quantizer: Quantizers) -> Any:
         """Shape (batch, axes..., heads, width)."""
         weights = ops.reshape(weights, (-1, self.groups, self._rows, math.prod(self.sources)))
-        x = ops.matmul(weights, values)
+        units = quantizer.unit("weights"), quantizer.unit("value")
+        x = batched_product(weights, values, units, quantizer("context"))
         others = [self.shape[axis] for axis in self.others]
         x = ops.reshape(x, (-1, *others, self.heads, *self.targets, x.shape[-1]))
         order = [0, *self.others, self.head, *self.attended, self.width]
@@ -295,7 +301,11 @@ class DotAttentionRule(ScoredAttentionRule):
             if layer.use_scale:
                 total = quantizer("scaled")(_times(total, layer.scale, quantizer("scaled")))
             return _weighted_tanh(total, layer.concat_score_weight, quantizer)
-        products = ops.matmul(query, ops.swapaxes(key, -2, -1))
+        # Only the range of the first input is known.
+        unit = quantizer.unit()
+        units = unit, unit if key is query else None
+        target = quantizer("products" if layer.use_scale else "scores")
+        products = batched_product(query, ops.swapaxes(key, -2, -1), units, target)
         if layer.use_scale:
             products = _times(quantizer("products")(products), layer.scale, quantizer("products"))
         return products

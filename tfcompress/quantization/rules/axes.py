@@ -8,6 +8,8 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.graph.axes import axes_of
+
 
 def over_last_axis(x: Any, axes: Sequence[int], function: Callable[[Any], Any]) -> Any:
     """Apply a function of the last axis over other axes, by transposing there and back.
@@ -21,7 +23,7 @@ def over_last_axis(x: Any, axes: Sequence[int], function: Callable[[Any], Any]) 
         A tensor of the shape of `x`.
     """
     rank = len(x.shape)
-    joined = sorted(axis % rank for axis in axes)
+    joined = sorted(axes_of(axes, rank))
     if joined == [rank - 1]:
         return function(x)
     order = [axis for axis in range(rank) if axis not in joined] + joined

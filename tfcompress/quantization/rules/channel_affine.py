@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from tfcompress.graph import Node, keras_internals
 from tfcompress.quantization.bias_grid import round_bias, told_apart
-from tfcompress.quantization.rules.registry import Role, Rule, register
+from tfcompress.quantization.rules.registry import Rule, register
 from tfcompress.quantization.substitution import substituted
 
 
@@ -59,7 +59,7 @@ class ChannelAffineRule(Rule, ABC):
 
     def rounding(self, wrapper: Any) -> Any:
         """What the offset's rounding in LiteRT adds to it, or None where that is not known."""
-        unit = wrapper.source_unit()
+        unit = None if wrapper.scheme.bias == "float" else wrapper.source_unit()
         if unit is None:
             return None
         with keras_internals.without_autocast():
@@ -78,10 +78,6 @@ class ChannelAffineRule(Rule, ABC):
         outputs = wrapper.layer(inputs, *args, **kwargs)
         rounding = self.rounding(wrapper)
         return outputs if rounding is None else outputs + ops.cast(rounding, outputs.dtype)
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless the axis is refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def fuses_relu(self, node: Node) -> bool:
         """As convolutions do."""

@@ -91,6 +91,7 @@ class Contraction:
         bias: Any = None,
         bias_axes: str = "",
         finish: Callable[[Any], Any] | None = None,
+        grid: Callable[[Any, Any], Any] | None = None,
     ) -> Any:
         """`einsum(equation, x, kernel) + bias`.
 
@@ -101,6 +102,8 @@ class Contraction:
                 Defaults to None.
             bias_axes: Letters of the axes along which the bias differs.
             finish: A function that works on each element, applied to the result.
+            grid: Rounds the flat bias for the flat kernel; see `Quantizers.bias_grid`. Defaults to
+                None: not rounded.
 
         Returns:
             A tensor with the axes of `target`.
@@ -118,6 +121,7 @@ class Contraction:
             wide = [sizes[axis] for axis in self.channels]
             bias = arrays.broadcast_to(arrays.reshape(bias, own), wide)
             bias = arrays.reshape(bias, (channels,))
+            bias = bias if grid is None else grid(bias, matrix)
         result = product(rows, matrix, bias)
         # Here and not on the final shape: only right behind the product an activation fuses.
         if finish is not None:

@@ -9,7 +9,7 @@ from keras import layers, ops
 from tfcompress.graph import Node
 from tfcompress.quantization.rules.einsum import shape_refusal
 from tfcompress.quantization.rules.linear import LinearRule, deployed_activation
-from tfcompress.quantization.rules.registry import Role, register
+from tfcompress.quantization.rules.registry import register
 
 
 @register(layers.Conv3D)
@@ -78,10 +78,6 @@ class Conv3DRule(LinearRule):
 @register(layers.Conv3DTranspose)
 class Conv3DTransposeRule(LinearRule):
     """Without an integer form."""
-
-    def role(self, node: Node) -> Role:
-        """`FLOAT`."""
-        return Role.FLOAT
 
     def refusal(self, node: Node) -> str | None:
         """Always."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,9 +15,10 @@ from tfcompress.quantization.rules.activations import (
     activation_refusal,
     is_fused,
 )
-from tfcompress.quantization.rules.composed import ComposedRule
+from tfcompress.quantization.rules.composed import ComposedRule, Quantizers
 from tfcompress.quantization.rules.contraction import Contraction
-from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
+from tfcompress.quantization.rules.refusals import LORA, OPEN_SHAPE
+from tfcompress.quantization.rules.registry import InnerRanges, Rule, register
 
 PRODUCT = "product"
 
@@ -27,7 +27,7 @@ def einsum_refusal(layer: keras.layers.EinsumDense, rank: int) -> str | None:
     """Why an `EinsumDense` has no integer form for inputs of a given rank, or None."""
     contraction = Contraction.of(layer.equation, rank)
     if layer.lora_enabled:
-        return "LoRA adapters are enabled; merge them first"
+        return LORA
     if contraction.shared:
         return (
             f"its kernel differs along the axis '{contraction.shared}' that input and output "
@@ -41,7 +41,7 @@ def einsum_refusal(layer: keras.layers.EinsumDense, rank: int) -> str | None:
 def shape_refusal(node: Node) -> str | None:
     """Why the shapes of a node's float inputs have no integer form, or None."""
     if any(None in tensor.shape[1:] for tensor in node.inputs if tensor.is_float):
-        return "its input has axes of no fixed size apart from the batch"
+        return OPEN_SHAPE
     return None
 
 
@@ -56,10 +56,6 @@ class EinsumDenseRule(ComposedRule):
         """The kernel, whose scales differ along all axes that it adds."""
         rank = len(layer.equation.split(",")[0].replace("...", ""))
         return [(layer.kernel, Contraction.of(layer.equation, rank).channel_axes)]
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def refusal(self, node: Node) -> str | None:
         """Kernels that differ along an axis of input and output, and open shapes."""
@@ -83,7 +79,7 @@ class EinsumDenseRule(ComposedRule):
     def compose(
         self,
         layer: keras.layers.Layer,
-        quantizer: Callable[[str], Any],
+        quantizer: Quantizers,
         inputs: Any,
         *args: Any,
         **kwargs: Any,
@@ -96,16 +92,19 @@ class EinsumDenseRule(ComposedRule):
             outputs = ops.add(outputs, ops.cast(layer.bias, outputs.dtype))
             return activate(function, outputs, quantizer)
         fused = function if is_fused(function) else None
-        outputs = contraction(inputs, layer.kernel, layer.bias, layer.bias_axes or "", fused)
+        outputs = contraction(
+            inputs,
+            layer.kernel,
+            layer.bias,
+            layer.bias_axes or "",
+            fused,
+            quantizer.bias_grid(),
+        )
         return outputs if is_fused(function) else activate(function, outputs, quantizer)
 
 
 class TensorProductRule(Rule):
     """A product of two tensors that are both computed."""
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def refusal(self, node: Node) -> str | None:
         """Constants, which training would not round as LiteRT does."""

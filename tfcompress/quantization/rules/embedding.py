@@ -14,6 +14,7 @@ from tfcompress.quantization.fake_quant import fake_quant_weight
 from tfcompress.quantization.rules.activations import TANH_RANGE
 from tfcompress.quantization.rules.channel_affine import channel_affine
 from tfcompress.quantization.rules.contraction import product
+from tfcompress.quantization.rules.refusals import LORA
 from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
 _KERNEL_BITS = 8
@@ -27,14 +28,10 @@ class EmbeddingRule(Rule):
         """The table, with one scale for all rows: LiteRT reads no other."""
         return [(layer.embeddings, ())]
 
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
-
     def refusal(self, node: Node) -> str | None:
         """Indices in float would be quantized themselves."""
         if node.layer is not None and node.layer.lora_enabled:
-            return "LoRA adapters are enabled; merge them first"
+            return LORA
         if any(tensor.is_float for tensor in node.inputs):
             return (
                 f"its indices are {node.inputs[0].dtype}, which 8 bits would round; make the "
@@ -92,8 +89,7 @@ class ReversibleEmbeddingRule(EmbeddingRule):
 
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Rows of the table, or the projection."""
-        reverse = args[0] if args else kwargs.get("reverse", False)
-        if not reverse:
+        if not _is_reversed(args, kwargs):
             return wrapper.layer(inputs)
         layer = wrapper.layer
         if layer.tie_weights:
@@ -108,8 +104,7 @@ class ReversibleEmbeddingRule(EmbeddingRule):
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The plain gather, or a fully connected operation."""
-        reverse = args[0] if args else kwargs.get("reverse", False)
-        if not reverse:
+        if not _is_reversed(args, kwargs):
             return super().deploy(wrapper, inputs)
         kernels = wrapper.baked_kernels()
         kernel = kernels[0].T if wrapper.layer.tie_weights else kernels[1]
@@ -131,8 +126,11 @@ class ReversibleEmbeddingRule(EmbeddingRule):
 
 
 def _projects(node: Node) -> bool:
-    reverse = node.args[1] if len(node.args) > 1 else node.kwargs.get("reverse", False)
-    return bool(reverse)
+    return _is_reversed(node.args[1:], node.kwargs)
+
+
+def _is_reversed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(args[0] if args else kwargs.get("reverse", False))
 
 
 @register("Take")

@@ -18,7 +18,8 @@ from tfcompress.quantization.rules.activations import (
     activation_quantizers,
     activation_refusal,
 )
-from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
+from tfcompress.quantization.rules.refusals import CHANNELS_LAST, LORA
+from tfcompress.quantization.rules.registry import InnerRanges, Rule, register
 
 
 @contextmanager
@@ -63,14 +64,10 @@ class LinearRule(Rule):
     def refusal(self, node: Node) -> str | None:
         """Other layouts than channels-last, and activations without an integer form."""
         if getattr(node.layer, "data_format", "channels_last") != "channels_last":
-            return "LiteRT has kernels for the channels_last data format only"
+            return CHANNELS_LAST
         if getattr(node.layer, "lora_enabled", False):
-            return "LoRA adapters are enabled; merge them first"
+            return LORA
         return activation_refusal(node.operation.activation)
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless the layout is refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def folds_batchnorm(self, node: Node) -> bool:
         """Only without an activation between."""

@@ -7,6 +7,7 @@ from typing import Any
 from keras import layers, ops
 
 from tfcompress.graph import Node
+from tfcompress.quantization.rules.composed import ComposedRule, Quantizers
 from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
 
@@ -19,7 +20,7 @@ class ArithmeticRule(Rule):
         return True
 
 
-class ChainRule(ArithmeticRule):
+class ChainRule(ComposedRule, ArithmeticRule):
     """A layer that combines its inputs two by two, each result an operation with a range."""
 
     def inner_quantizers(self, node: Node) -> InnerRanges:
@@ -30,23 +31,14 @@ class ChainRule(ArithmeticRule):
         """The result for two tensors."""
         return ops.add(a, b)
 
-    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compose(
+        self, layer: Any, quantizer: Quantizers, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """The chain, quantized at every link but the last."""
-        return self._chain(inputs, wrapper.inner)
-
-    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The same chain."""
-        return self._chain(
-            inputs, {name: wrapper.deployed_quantizer(name) for name in wrapper.inner}
-        )
-
-    def _chain(self, inputs: list[Any], quantizers: dict[str, Any]) -> Any:
-        result = inputs[0]
-        for number, x in enumerate(inputs[1:], start=1):
-            result = self.combine(result, x)
-            quantizer = quantizers.get(f"partial_{number}")
-            result = result if quantizer is None else quantizer(result)
-        return result
+        first, *between, last = inputs
+        for number, x in enumerate(between, start=1):
+            first = quantizer(f"partial_{number}")(self.combine(first, x))
+        return self.combine(first, last)
 
 
 @register(layers.Add)
@@ -71,12 +63,12 @@ class AverageRule(ChainRule):
         """One for each sum."""
         return {f"partial_{i}": None for i in range(1, len(node.inputs))}
 
-    def fuses_relu(self, node: Node) -> bool:
-        """The multiplication does."""
-        return True
-
-    def _chain(self, inputs: list[Any], quantizers: dict[str, Any]) -> Any:
-        return ops.multiply(super()._chain(inputs, quantizers), 1.0 / len(inputs))
+    def compose(
+        self, layer: Any, quantizer: Quantizers, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The chain, quantized at every link, and a product."""
+        total = super().compose(layer, quantizer, inputs, *args, **kwargs)
+        return ops.multiply(quantizer(f"partial_{len(inputs) - 1}")(total), 1.0 / len(inputs))
 
 
 @register(layers.Concatenate, layers.Maximum, layers.Minimum, "Concatenate", "Stack")

@@ -11,7 +11,6 @@ the vector of the chunks' norms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,18 +18,20 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.graph import Node
+from tfcompress.graph.axes import axes_of
+from tfcompress.quantization.bias_grid import round_bias
+from tfcompress.quantization.rules.batched_product import batched_product
 from tfcompress.quantization.rules.channel_affine import channel_affine
-from tfcompress.quantization.rules.composed import ComposedRule
+from tfcompress.quantization.rules.composed import ComposedRule, Quantizers
 from tfcompress.quantization.rules.decompositions import TANH_RANGE
-from tfcompress.quantization.rules.registry import InnerRanges, Role, register
+from tfcompress.quantization.rules.refusals import OPEN_SHAPE
+from tfcompress.quantization.rules.registry import InnerRanges, register
 
 # The longest vector whose values, of the size of 1 / sqrt(n), still have 16 codes of 1/128.
 LONGEST = 64
 
 # Below the square of a code of any usual range, and therefore left out.
 NEGLIGIBLE_EPSILON = 1e-5
-
-Quantizer = Callable[[str], Any]
 
 
 def l2_normalized(x: Any) -> Any:
@@ -82,8 +83,14 @@ class UnitVector:
             return rows
         return ops.pad(rows, ((0, 0), (0, 1)), constant_values=self.extra)
 
-    def __call__(self, rows: Any, quantizer: Quantizer) -> Any:
-        """Normalize quantized rows, lengthened; not quantized at the end."""
+    def __call__(self, rows: Any, quantizer: Quantizers, source: str | None = None) -> Any:
+        """Normalize rows, lengthened, not quantized at the end.
+
+        Args:
+            rows: Shape (rows, size).
+            quantizer: Returns the inner quantizer of a name.
+            source: Name of the quantizer of the rows. Defaults to None: the layer's input.
+        """
         if not self.two_levels:
             return l2_normalized(rows)
         chunk = chunk_size(self.size)
@@ -91,8 +98,11 @@ class UnitVector:
         chunks = ops.reshape(rows, (-1, count, chunk))
         direction = quantizer("direction")(l2_normalized(chunks))
         # The product with its own direction is the norm of a chunk, without any squares.
-        norms = ops.matmul(
-            ops.reshape(direction, (-1, 1, chunk)), ops.reshape(chunks, (-1, chunk, 1))
+        norms = batched_product(
+            ops.reshape(direction, (-1, 1, chunk)),
+            ops.reshape(chunks, (-1, chunk, 1)),
+            (quantizer.unit("direction"), quantizer.unit(source)),
+            quantizer("norms"),
         )
         norms = ops.reshape(norms, (-1, count))
         if self.extra:
@@ -104,7 +114,13 @@ class UnitVector:
         return ops.reshape(outputs, (-1, self.size))
 
 
-def scaled_channels(rows: Any, gamma: Any, beta: Any, root: float) -> Any:
+def scaled_channels(
+    rows: Any,
+    gamma: Any,
+    beta: Any,
+    root: float,
+    unit: Any = None,
+) -> Any:
     """`rows * root * gamma + beta` over the last axis, exported as one operation.
 
     Args:
@@ -112,6 +128,8 @@ def scaled_channels(rows: Any, gamma: Any, beta: Any, root: float) -> Any:
         gamma: Scale of every channel, or None.
         beta: Offset of every channel, or None.
         root: What makes the variance one.
+        unit: What one code of `rows` is worth, to round the offset as LiteRT does. Defaults to
+            None: it is not rounded.
     """
     if gamma is None and beta is None:
         return ops.multiply(rows, root)
@@ -120,7 +138,14 @@ def scaled_channels(rows: Any, gamma: Any, beta: Any, root: float) -> Any:
         return channel_affine(rows, scale, 0.0 if beta is None else beta)
     scale = root if gamma is None else ops.reshape(ops.cast(gamma, rows.dtype), (-1,)) * root
     rows = ops.multiply(rows, scale)
-    return rows if beta is None else ops.add(rows, ops.reshape(ops.cast(beta, rows.dtype), (-1,)))
+    if beta is None:
+        return rows
+    offset = ops.reshape(beta, (-1,))
+    if unit is not None:
+        # The factor of a channel is its only weight, and so has the largest code.
+        factor = ops.stop_gradient(ops.abs(ops.cast(scale, "float32")))
+        offset = round_bias(ops.cast(offset, "float32"), unit * factor / 127)
+    return ops.add(rows, ops.cast(offset, rows.dtype))
 
 
 class SampleNormalizationRule(ComposedRule):
@@ -130,8 +155,7 @@ class SampleNormalizationRule(ComposedRule):
 
     def axes(self, layer: Any, rank: int) -> list[int]:
         """The axes that a layer normalizes over, from 0, in order."""
-        axis = layer.axis
-        return sorted(a % rank for a in (axis if isinstance(axis, (list, tuple)) else [axis]))
+        return sorted(axes_of(layer.axis, rank))
 
     def size(self, layer: Any, shape: tuple[int | None, ...]) -> int:
         """The number of values that are normalized together."""
@@ -141,16 +165,12 @@ class SampleNormalizationRule(ComposedRule):
         """What normalizes the rows."""
         return UnitVector(self.size(layer, shape), getattr(layer, "epsilon", 0.0), self.centers)
 
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
-
     def refusal(self, node: Node) -> str | None:
         """Open shapes, and other axes than the last ones."""
         shape = node.inputs[0].shape
         axes = self.axes(node.operation, len(shape))
         if None in shape[1:]:
-            return "its input has axes of no fixed size apart from the batch"
+            return OPEN_SHAPE
         if axes != list(range(len(shape) - len(axes), len(shape))) or axes[0] == 0:
             return f"axis {node.operation.axis} has no integer form; only the last axes have one"
         if self.size(node.operation, shape) < 2:
@@ -163,14 +183,14 @@ class SampleNormalizationRule(ComposedRule):
         around: InnerRanges = {"mean": None, "centered": None} if self.centers else {}
         return {**around, **unit.inner, "normalized": unit.fixed_range}
 
-    def normalized_rows(self, quantizer: Quantizer, rows: Any, unit: UnitVector) -> Any:
+    def normalized_rows(self, quantizer: Quantizers, rows: Any, unit: UnitVector) -> Any:
         """Rows of shape (rows, size) with norm one, quantized."""
         if not self.centers:
             return quantizer("normalized")(unit(rows, quantizer))
         mean = ops.mean(ops.cast(rows, "float32"), axis=-1, keepdims=True)
         mean = quantizer("mean")(ops.cast(mean, rows.dtype))
         rows = quantizer("centered")(unit.lengthened(rows - mean))
-        outputs = quantizer("normalized")(unit(rows, quantizer))
+        outputs = quantizer("normalized")(unit(rows, quantizer, "centered"))
         return outputs if outputs.shape[-1] == unit.size else outputs[:, : unit.size]
 
 
@@ -193,7 +213,7 @@ class LayerNormalizationRule(SampleNormalizationRule):
     def compose(
         self,
         layer: keras.layers.Layer,
-        quantizer: Quantizer,
+        quantizer: Quantizers,
         inputs: Any,
         *args: Any,
         **kwargs: Any,
@@ -203,7 +223,8 @@ class LayerNormalizationRule(SampleNormalizationRule):
         unit = self.unit(layer, shape)
         rows = ops.reshape(inputs, (-1, unit.size))
         rows = self.normalized_rows(quantizer, rows, unit)
-        outputs = scaled_channels(rows, *self.gain(layer), math.sqrt(unit.size))
+        root, step = math.sqrt(unit.size), quantizer.bias_unit("normalized")
+        outputs = scaled_channels(rows, *self.gain(layer), root, step)
         return ops.reshape(outputs, (-1, *shape[1:]))
 
 
@@ -239,7 +260,7 @@ class GroupNormalizationRule(SampleNormalizationRule):
     def compose(
         self,
         layer: keras.layers.Layer,
-        quantizer: Quantizer,
+        quantizer: Quantizers,
         inputs: Any,
         *args: Any,
         **kwargs: Any,
@@ -258,7 +279,8 @@ class GroupNormalizationRule(SampleNormalizationRule):
             rows = ops.reshape(rows, (-1, groups, places, channels // groups))
             rows = ops.transpose(rows, (0, 2, 1, 3))
         rows = ops.reshape(rows, (-1, places, channels))
-        outputs = scaled_channels(rows, layer.gamma, layer.beta, math.sqrt(unit.size))
+        root, step = math.sqrt(unit.size), quantizer.bias_unit("normalized")
+        outputs = scaled_channels(rows, layer.gamma, layer.beta, root, step)
         return ops.reshape(outputs, (-1, *shape[1:]))
 
 
@@ -285,7 +307,7 @@ class UnitNormalizationRule(SampleNormalizationRule):
     def compose(
         self,
         layer: keras.layers.Layer,
-        quantizer: Quantizer,
+        quantizer: Quantizers,
         inputs: Any,
         *args: Any,
         **kwargs: Any,

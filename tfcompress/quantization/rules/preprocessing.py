@@ -37,10 +37,6 @@ class AugmentationRule(Rule):
 class PreprocessingRule(Rule):
     """Work on raw data, for which LiteRT has no integer kernels or no kernels at all."""
 
-    def role(self, node: Node) -> Role:
-        """`FLOAT`."""
-        return Role.FLOAT
-
     def refusal(self, node: Node) -> str | None:
         """Always."""
         return (
@@ -52,10 +48,6 @@ class PreprocessingRule(Rule):
 class MaskingRule(Rule):
     """Compares values with a constant and hands a mask along."""
 
-    def role(self, node: Node) -> Role:
-        """`FLOAT`."""
-        return Role.FLOAT
-
     def refusal(self, node: Node) -> str | None:
         """Always."""
         return "it compares exact values, which rounding changes; mask the data before the model"
@@ -64,10 +56,6 @@ class MaskingRule(Rule):
 @register(layers.SpectralNormalization)
 class SpectralNormalizationRule(Rule):
     """Changes the weights of another layer in training."""
-
-    def role(self, node: Node) -> Role:
-        """`FLOAT`."""
-        return Role.FLOAT
 
     def refusal(self, node: Node) -> str | None:
         """Always."""

@@ -14,7 +14,7 @@ from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.rules.cell_arithmetic import HIDDEN, CellArithmetic
 from tfcompress.quantization.rules.recurrent_cells import arithmetic_of
 from tfcompress.quantization.rules.recurrent_loop import Loop, TrainingLoop, UnrolledLoop
-from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register, rule_of
+from tfcompress.quantization.rules.registry import InnerRanges, Rule, register, rule_of
 
 
 class _Recurrence:
@@ -85,10 +85,6 @@ class RecurrentRule(Rule):
         """The kernels of every cell."""
         cells = [cell for direction in self.directions(layer) for cell in direction.cells]
         return [kernel for cell in cells for kernel in cell.kernels()]
-
-    def role(self, node: Node) -> Role:
-        """`COMPUTE`, unless refused."""
-        return Role.FLOAT if self.refusal(node) else Role.COMPUTE
 
     def refusal(self, node: Node) -> str | None:
         """Masked sequences, layers that keep their state, and cells without an integer form."""

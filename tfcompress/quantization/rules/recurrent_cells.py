@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from tfcompress.graph import keras_internals
 from tfcompress.quantization.rules.activations import activation_name
 from tfcompress.quantization.rules.cell_arithmetic import (
     ACTIVATIONS,
@@ -17,6 +18,7 @@ from tfcompress.quantization.rules.cell_arithmetic import (
     by_gate,
 )
 from tfcompress.quantization.rules.recurrent_loop import Loop, Step, depthwise_affine
+from tfcompress.quantization.rules.refusals import CHANNELS_LAST
 from tfcompress.quantization.rules.registry import InnerRanges
 
 
@@ -102,7 +104,7 @@ class ConvLSTMArithmetic(LSTMArithmetic):
         if self.cell.rank > 2:
             return "LiteRT has no integer 3-D convolution"
         if self.cell.data_format != "channels_last":
-            return "LiteRT has kernels for the channels_last data format only"
+            return CHANNELS_LAST
         return super().refusal()
 
     def multiply(self, rows: Any, kernel: Any) -> Any:
@@ -246,7 +248,7 @@ def arithmetic_of(
     Returns:
         One for each cell, or why there is none.
     """
-    if isinstance(layer, (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)):
+    if isinstance(layer, keras_internals.ConvLSTM):
         return [ConvLSTMArithmetic(layer.cell, prefix, hidden)]
     stacked = isinstance(layer.cell, layers.StackedRNNCells)
     cells = list(layer.cell.cells) if stacked else [layer.cell]

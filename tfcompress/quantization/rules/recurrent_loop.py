@@ -10,7 +10,6 @@ from keras import ops
 
 from tfcompress.graph import keras_internals
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
-from tfcompress.quantization.fake_quant import round_to_codes
 
 # From the inputs of a step and the states to the output and the states. No states stand for zeros.
 Step = Callable[[Any, tuple[Any, ...] | None], tuple[Any, tuple[Any, ...]]]
@@ -158,10 +157,14 @@ class UnrolledLoop(Loop):
         return self._quantizers[name].scale()
 
     def quantized_constant(self, name: str, x: Any) -> Any:
-        """In arithmetic that a converter folds."""
+        """In arithmetic that a converter folds, rounded as the quantizer does in training."""
         quantizer = self._quantizers[name]
         low, high = quantizer.fixed_range or (0.0, 0.0)
-        return round_to_codes(x, low, high, quantizer.bits)
+        steps = 2**quantizer.bits - 1
+        scale = (high - low) / steps
+        below = round(-low / scale)  # the code of zero, counted from the lowest
+        code = ops.floor(ops.cast(x, "float32") / scale + below + 0.5)
+        return ops.cast((ops.clip(code, 0, steps) - below) * scale, x.dtype)
 
     def hard_sigmoid(self, x: Any) -> Any:
         """One convolution, whose output range clips."""

@@ -8,11 +8,10 @@ from typing import Any
 from keras import layers, ops
 
 from tfcompress.graph import Node
+from tfcompress.graph.axes import axes_of
+from tfcompress.quantization.rules.refusals import CHANNELS_LAST, OPEN_SHAPE
 from tfcompress.quantization.rules.registry import register
 from tfcompress.quantization.rules.shapes import PassThroughRule
-
-_CHANNELS_LAST = "LiteRT has kernels for the channels_last data format only"
-_OPEN = "its input has axes of no fixed size apart from the batch"
 
 
 @register(layers.Resizing)
@@ -23,7 +22,7 @@ class ResizingRule(PassThroughRule):
         """Other interpolations and options, and integer images."""
         layer = node.operation
         if layer.data_format != "channels_last":
-            return _CHANNELS_LAST
+            return CHANNELS_LAST
         if layer.interpolation not in ("nearest", "bilinear"):
             return f"LiteRT has no {layer.interpolation} interpolation"
         for option in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
@@ -44,7 +43,7 @@ class CenterCropRule(PassThroughRule):
         """Images that it would have to enlarge."""
         layer, shape = node.operation, node.inputs[0].shape
         if layer.data_format != "channels_last":
-            return _CHANNELS_LAST
+            return CHANNELS_LAST
         height, width = shape[-3], shape[-2]
         if height is None or width is None or height < layer.height or width < layer.width:
             return "the image is not known to be larger than the crop"
@@ -76,8 +75,8 @@ class UpSampling3DRule(PassThroughRule):
     def refusal(self, node: Node) -> str | None:
         """Open shapes."""
         if node.operation.data_format != "channels_last":
-            return _CHANNELS_LAST
-        return _OPEN if None in node.inputs[0].shape[1:] else None
+            return CHANNELS_LAST
+        return OPEN_SHAPE if None in node.inputs[0].shape[1:] else None
 
     def wraps(self, node: Node) -> bool:
         """For the exported form."""
@@ -105,10 +104,10 @@ class AdaptivePoolingRule(PassThroughRule):
         """Windows of different sizes."""
         layer = node.operation
         if layer.data_format != "channels_last":
-            return _CHANNELS_LAST
+            return CHANNELS_LAST
         sizes = node.inputs[0].shape[1:-1]
         if None in sizes:
-            return _OPEN
+            return OPEN_SHAPE
         if any((n or 0) % result for n, result in zip(sizes, self._results(layer), strict=True)):
             return (
                 f"output size {tuple(self._results(layer))} does not divide {sizes}, so that its "
@@ -155,16 +154,11 @@ class FlipRule(PassThroughRule):
 
     def refusal(self, node: Node) -> str | None:
         """The batch."""
-        axis = node.operation.axis
-        axes = [axis] if isinstance(axis, int) else axis
-        if axes is None or any(a % len(node.inputs[0].shape) == 0 for a in axes):
-            return "it reverses the batch"
-        return None
+        reversed_axes = axes_of(node.operation.axis, len(node.inputs[0].shape))
+        return "it reverses the batch" if 0 in reversed_axes else None
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The slice."""
-        axis = wrapper.layer.operation.axis
-        axes = [axis] if isinstance(axis, int) else axis
         rank = len(inputs.shape)
-        flipped = {a % rank for a in axes}
+        flipped = axes_of(wrapper.layer.operation.axis, rank)
         return inputs[tuple(slice(None, None, -1 if a in flipped else None) for a in range(rank))]

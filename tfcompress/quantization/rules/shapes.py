@@ -7,6 +7,7 @@ from typing import Any
 from keras import layers, ops
 
 from tfcompress.graph import Node
+from tfcompress.quantization.rules.refusals import CHANNELS_LAST
 from tfcompress.quantization.rules.registry import Role, Rule, register
 
 
@@ -62,7 +63,7 @@ class PassThroughRule(Rule):
         """Only the channels-last layout converts."""
         pools = getattr(node.layer, "pool_size", None) is not None
         if pools and node.operation.data_format != "channels_last":
-            return "LiteRT has kernels for the channels_last data format only"
+            return CHANNELS_LAST
         return None
 
 
