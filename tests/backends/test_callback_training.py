@@ -54,8 +54,28 @@ history = model.fit(x, y, epochs=2, validation_data=(x, y), callbacks=[quantize]
 first = plain.fit(x, y, epochs=1, validation_data=(x, y), **fit).history
 qat = compiled(tfc.quantize_aware(plain, calibration=x, verbose=False), "sgd")
 second = qat.fit(x, y, epochs=1, validation_data=(x, y), **fit).history
-for name, values in history.items():
-    np.testing.assert_allclose(values, first[name] + second[name], rtol=1e-4, err_msg=name)
+assert history["quantizing"] == [0.0, 1.0]
+for name in first:
+    np.testing.assert_allclose(history[name], first[name] + second[name], rtol=1e-4, err_msg=name)
+
+# What a scheme learns by gradient, too.
+for scheme in ("int8_lsq", "int8_pact"):
+    plain, model = build(keras.optimizers.SGD(1e-5)), build(keras.optimizers.SGD(1e-5))
+    weights, slots = len(model.weights), len(model.optimizer.variables)
+    quantize = QuantizationAwareTraining(scheme, begin=4, calibration=x, verbose=False)
+    losses = model.fit(x, y, epochs=2, callbacks=[quantize], **fit).history["loss"]
+    losses = np.subtract(losses, plain.fit(x, y, epochs=1, **fit).history["loss"] + [0.0])
+    qat = tfc.quantize_aware(plain, scheme, calibration=x, verbose=False)
+    compiled(qat, keras.optimizers.SGD(1e-5))
+    wanted = [0.0, *qat.fit(x, y, epochs=1, **fit).history["loss"]]
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4, atol=1e-5, err_msg=scheme)
+    learned = [ops.convert_to_numpy(v) for v in find_twin(model).learned()]
+    wanted = [ops.convert_to_numpy(v) for v in qat.trainable_variables if "growth" in v.path]
+    assert len(learned) == len(wanted) > 0
+    for value, other in zip(learned, wanted):
+        assert np.abs(value).max() > 0
+        np.testing.assert_allclose(value, other, rtol=1e-2, atol=1e-7, err_msg=scheme)
+    assert (len(model.weights), len(model.optimizer.variables)) == (weights, slots)
 
 
 class Recorder(keras.callbacks.Callback):

@@ -23,6 +23,7 @@ import numpy as np
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress.graph.macs import count_macs
 
 folder = sys.argv[1]
 data = np.load(folder + "/data.npz")
@@ -43,6 +44,20 @@ qat.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 schedule = tfc.callbacks.QuantizationSchedule(freeze_batchnorm=0.5, freeze_ranges=0.5)
 qat.fit(x, y, epochs=6, batch_size=32, verbose=0, callbacks=[schedule])
 qat.save(folder + "/qat.keras")
+# Channels go to zero during the training, and the shrink removes exactly these.
+a = b = layers.ReLU()(layers.Conv2D(16, 3, padding="same", name="stem")(inputs))
+b = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", name="two")(b))
+a = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([a, b])))
+wide = keras.Model(inputs, layers.Dense(10, activation="softmax", name="scores")(a))
+wide.compile("adam", "sparse_categorical_crossentropy")
+channels = tfc.callbacks.StructuredPruning(macs=0.5, round_to=2, frequency=2)
+history = wide.fit(x, y, epochs=2, batch_size=32, verbose=0, callbacks=[channels]).history
+narrow = tfc.shrink(wide, verbose=False)
+narrow.compile("adam", "sparse_categorical_crossentropy")
+shrunk = np.abs(narrow.predict(x[:64], verbose=0) - wide.predict(x[:64], verbose=0)).max()
+macs = [sum(count_macs(model).values()) for model in (narrow, wide)]
+assert macs[0] == history["pruned_macs"][-1] == channels.reached.reached
+further = narrow.fit(x, y, epochs=1, batch_size=32, verbose=0).history["loss"][0]
 # Depthwise kernels, the only ones that end in 1, are not pruned.
 kernels = np.concatenate(
     [np.ravel(w) for w in tfc.strip(qat).get_weights() if w.ndim >= 2 and w.shape[-1] > 1]
@@ -52,6 +67,9 @@ np.savez(
     outputs=qat.predict(x[:256], verbose=0),
     sparsity=np.mean(kernels == 0),
     accuracy=qat.evaluate(x, y, verbose=0)[1],
+    shrunk=shrunk,
+    macs=macs[0] / macs[1],
+    losses=[history["loss"][0], further],
 )
 """
 
@@ -68,6 +86,9 @@ def test_prune_and_quantize_on_jax_then_export_on_tensorflow(tmp_path, digits):
     seen = np.load(tmp_path / "jax.npz")
     assert seen["accuracy"] > 0.9
     assert seen["sparsity"] >= 0.75
+    assert seen["shrunk"] < 1e-4
+    assert 0.4 < seen["macs"] <= 0.5
+    assert seen["losses"][1] < seen["losses"][0]
     # Two backends sum in different orders, which can move a value across a rounding boundary.
     assert np.abs(qat.predict(x[:256], verbose=0) - seen["outputs"]).max() <= 4 / 256
     artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=x[:256])

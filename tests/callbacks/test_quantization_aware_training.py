@@ -1,10 +1,5 @@
 """`QuantizationAwareTraining` in an ordinary `fit`: what it trains, keeps, saves and leaves."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import keras
 import numpy as np
 import pytest
@@ -96,6 +91,7 @@ def test_the_last_steps_are_those_of_the_wrapped_model(capsys):
     for variable in model.weights:
         np.testing.assert_allclose(numpy(variable), wanted[own_path(variable)], atol=2e-6)
     # History holds what it holds without the callback, in float first and quantized then.
+    assert history.pop("quantizing") == [0, 1]
     assert set(history) == set(expected)
     for name in expected:
         np.testing.assert_allclose(history[name], expected[name] + further[name], rtol=1e-4)
@@ -120,7 +116,7 @@ def test_a_fit_leaves_a_float_model_whose_twin_is_quantized():
 def test_begin_inside_an_epoch_and_freezing():
     model, recorder = compiled(build()), Recorder()
     callback = quantize(begin=2, freeze_batchnorm=4, freeze_ranges=6)
-    fit(model, callback, recorder)
+    history = fit(model, callback, recorder)
     assert all(r is None for r in recorder.ranges[1])
     assert all(r is not None for r in recorder.ranges[2])
     assert recorder.ranges[4] != recorder.ranges[5]
@@ -128,6 +124,9 @@ def test_begin_inside_an_epoch_and_freezing():
     assert np.any(recorder.statistics[2] != recorder.statistics[3])
     np.testing.assert_array_equal(recorder.statistics[3], recorder.statistics[7])
     assert np.any(recorder.weights[6][0] != recorder.weights[7][0])
+    # The switch before step 4 is made when the second epoch has begun.
+    assert history["quantizing"] == [1, 1]
+    assert history["batchnorm_frozen"] == history["ranges_frozen"] == [0, 1]
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
@@ -158,29 +157,12 @@ def test_data_of_unknown_length():
 # Ways to train
 
 
-class OwnStep(keras.Model):
-    def train_step(self, data):
-        import tensorflow as tf
-
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x, training=True))
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return {"loss": loss}
-
-
-class AroundTheModel(OwnStep):
+class AroundTheModel(keras.Model):
     def train_step(self, data):
         x, y = data
         for layer in self.layers[1:]:
             x = layer(x)
         return {"loss": self.compute_loss(data[0], y, x)}
-
-
-def own_step():
-    base = build()
-    return OwnStep(base.input, base.output)
 
 
 def in_half():
@@ -196,15 +178,17 @@ def in_half():
             {"jit_compile": True, "steps_per_execution": 2},
         ),
         (in_half, {"loss_scale": True}, {"steps_per_execution": 3}),
-        (own_step, {}, {}),
+        (build, {"own_step": True}, {}),
     ],
     ids=["accumulation_averages_jit", "half_uneven", "own_step"],
 )
-def test_ways_to_train(make, optimizer, arguments):
-    scale = optimizer.pop("loss_scale", False)
+def test_ways_to_train(make, optimizer, arguments, own_step):
+    scale, own = optimizer.pop("loss_scale", False), optimizer.pop("own_step", False)
     optimizer = keras.optimizers.Adam(0.01, **optimizer)
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 8.0) if scale else optimizer
-    model, recorder = compiled(make(), optimizer, **arguments), Recorder()
+    model, recorder = make(), Recorder()
+    model = own_step(model.input, model.output) if own else model
+    compiled(model, optimizer, **arguments)
     fit(model, quantize(), recorder)
     executions = 2 * -(-STEPS // arguments.get("steps_per_execution", 1))
     assert len(recorder.ranges) == executions
@@ -262,7 +246,7 @@ def test_subclassed_model_with_dict_outputs():
 
 
 @pytest.mark.slow
-def test_mirrored_strategy():
+def test_mirrored_strategy(run_python):
     run_python(
         """
         import numpy as np, tensorflow as tf
@@ -329,11 +313,7 @@ def test_zeros_of_a_model_that_was_pruned_before_are_kept(knows_masks):
 # Saving, resuming, repeating
 
 
-class Killed(RuntimeError):
-    pass
-
-
-def test_backup_resumes_with_the_ranges(tmp_path):
+def test_backup_resumes_with_the_ranges(tmp_path, killed):
     whole = compiled(build(), keras.optimizers.Adam(0.01))
     fit(whole, quantize(begin=2))
 
@@ -342,11 +322,11 @@ def test_backup_resumes_with_the_ranges(tmp_path):
 
     def kill(epoch, logs):
         if epoch == 1:
-            raise Killed
+            raise killed
 
     model = compiled(build(), keras.optimizers.Adam(0.01))
     stop = keras.callbacks.LambdaCallback(on_epoch_begin=kill)
-    with pytest.raises(Killed):
+    with pytest.raises(killed):
         fit(model, quantize(begin=2), backup(), stop)
     resumed = compiled(build(seed=1), keras.optimizers.Adam(0.01))
     fit(resumed, backup(), quantize(begin=2, calibration=X))
@@ -530,13 +510,3 @@ def test_config_round_trip():
     callback = quantize(begin=7, freeze_ranges=0.9)
     again = QuantizationAwareTraining.from_config(callback.get_config())
     assert again.get_config() == callback.get_config()
-
-
-def run_python(script, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]

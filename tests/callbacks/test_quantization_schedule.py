@@ -60,6 +60,20 @@ def test_quantization_begins_later_and_ranges_are_observed_before():
     assert recorder.ranges[0] != recorder.ranges[1]
 
 
+def test_logs_show_what_is_quantized_and_frozen(capsys):
+    qat = build()
+    schedule = QuantizationSchedule(begin=3, freeze_ranges=8, freeze_batchnorm=9)
+    history = qat.fit(X, Y, batch_size=16, epochs=3, verbose=2, callbacks=[schedule]).history
+    # Steps 4, 8 and 12 end the epochs.
+    assert history["quantizing"] == [1, 1, 1]
+    assert history["ranges_frozen"] == [0, 1, 1]
+    assert history["batchnorm_frozen"] == [0, 0, 1]
+    assert "batchnorm_frozen: 1.0000" in capsys.readouterr().out
+    history = qat.fit(X, Y, batch_size=16, epochs=2, verbose=0, callbacks=[QuantizationSchedule(5)])
+    assert history.history["quantizing"] == [0, 1]
+    assert not {"ranges_frozen", "batchnorm_frozen"} & set(history.history)
+
+
 def test_validation_is_float_before_begin():
     qat = build()
     losses = {}

@@ -55,6 +55,10 @@ def test_quantization(tiny_cnn, digits, tmp_path):
     assert all(len(values) == 2 for values in highs.values())
     assert any(values[0] == values[1] for values in highs.values())
     assert not [tag for tag in found if tag.startswith("weight/")]
+    # The second and the fourth of four epochs.
+    assert np.ravel(found["quantizing"]).tolist() == [1, 1]
+    assert np.ravel(found["ranges_frozen"]).tolist() == [1, 1]
+    assert "batchnorm_frozen" not in found
 
 
 def test_arguments():

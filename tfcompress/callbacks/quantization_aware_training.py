@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from tfcompress.callbacks.quantization_logs import quantization_logs
 from tfcompress.callbacks.quantization_schedule import retrace
 from tfcompress.callbacks.training_clock import TrainingClock
 from tfcompress.datasets.calibration import calibration_samples
@@ -20,6 +21,7 @@ from tfcompress.quantization import schemes
 from tfcompress.quantization.calibrate import calibrate
 from tfcompress.quantization.instrument import kernel_masks
 from tfcompress.quantization.routing import Routing
+from tfcompress.quantization.scale_training import ScaleTraining
 from tfcompress.quantization.twin import QuantizedTwin, attach_twin
 
 
@@ -37,6 +39,14 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
     with weights that were trained to be quantized. `tfcompress.export`, `tfcompress.strip` and
     `tfcompress.compare` find the twin and the ranges that it learned through the model;
     `tfcompress.quantization.quantized_form(model)` returns the quantized model to predict with.
+
+    **Logs.** Each epoch's logs, and so Keras' progress bar and `History`, gain the state at its end
+    as 0 or 1: `quantizing`, and `ranges_frozen` and `batchnorm_frozen` where they freeze.
+
+    **Learned ranges.** What a scheme such as `"int8_lsq"` learns by gradient starts at `begin` and
+    is trained by a second optimizer of the same kind, settings and learning rate, so that the
+    model's own keeps its state. The state of the second is not saved: a resumed `fit` starts it
+    anew.
 
     **Pruning.** Together with `MagnitudePruning`, in any order in the list, pruned weights are
     zeros of the quantized kernels. A model that was pruned before keeps its zeros.
@@ -109,6 +119,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self._routing: Routing | None = None
         self._samples: dict[str, np.ndarray] | None = None
         self._enforcement: Enforcement | None = None
+        self._scales: ScaleTraining | None = None
         self._pruning: PruningState | None = None
         self._switches = (False, False, False)
         self._started = False
@@ -131,6 +142,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         if self._enforcement is not None:
             self._enforcement.remove()
             self._enforcement = None
+        self._stop_learning()
         if self._routing is not None and self._routing.model is model:
             self._routing.remove()
         self._routing = None
@@ -156,6 +168,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self._started = False
         _ = self.model  # on JAX, brings the state back that is about to grow
         routing.add_state()
+        self._start_learning()
         retrace(routing.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -184,11 +197,13 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self.twin.step = self._clock.step
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check that the quantized model was trained, and note which ranges its weights have."""
+        """Check that the quantized model was trained, note its ranges, and report in the logs."""
         self._check_used()
         if self._switches[0]:
             _ = self.model
             self.twin.remember()
+        if logs is not None:
+            logs.update(quantization_logs(self._switches, self._clock))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave an ordinary float model that has a quantized twin."""
@@ -201,6 +216,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             )
         model = self.model
         self.twin.switch()
+        self._stop_learning()
         self._require_routing().remove()
         retrace(model)
         if self._enforcement is not None and self._pruning is not None:
@@ -245,8 +261,10 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         model, twin = self.model, self.twin
         if quantizing and not self._switches[0]:
             logging.info("step %d: training quantized from now on", self._clock.step)
-            if self._samples is not None and not twin.is_ready():
-                calibrate(twin.model(), self._samples)
+            if not twin.is_ready():
+                twin.start_scales()
+                if self._samples is not None:
+                    calibrate(twin.model(), self._samples)
             self._require_routing().install()
         twin.switch(ranges_frozen, batchnorm_frozen)
         self._switches = (quantizing, ranges_frozen, batchnorm_frozen)
@@ -274,6 +292,19 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             mask.assign(zeros[id(mask.variable)])
         self._enforcement = enforcement_for(model)
         self._enforcement.install(masks)
+
+    def _start_learning(self) -> None:
+        """Let the training step train what the scheme learns by gradient."""
+        self._stop_learning()
+        learned = self.twin.learned()
+        if learned:
+            self._scales = ScaleTraining(self._require_routing().model, learned)
+            self._scales.install()
+
+    def _stop_learning(self) -> None:
+        if self._scales is not None:
+            self._scales.remove()
+            self._scales = None
 
     def _require_routing(self) -> Routing:
         if self._routing is None:

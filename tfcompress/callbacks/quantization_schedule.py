@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from absl import logging
 
+from tfcompress.callbacks.quantization_logs import quantization_logs
 from tfcompress.callbacks.training_clock import TrainingClock
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 
@@ -20,6 +21,9 @@ class QuantizationSchedule(keras.callbacks.Callback):
     validation is in float too. Frozen ranges stay as they are. Frozen batch normalization uses its
     moving statistics and no longer updates them, as the exported model will; gamma and beta go on
     training.
+
+    The logs of each epoch, and so Keras' progress bar and `History`, gain the state at its end as 0
+    or 1: `quantizing`, and `ranges_frozen` and `batchnorm_frozen` where they freeze.
 
     A position in the training is a number of steps (int) or a fraction of all planned steps (float
     in [0, 1]); None means never. A `fit` with `initial_epoch > 0` goes on where it was.
@@ -86,6 +90,11 @@ class QuantizationSchedule(keras.callbacks.Callback):
         """Switch when a position is reached."""
         self._clock.batch_ends(batch)
         self._apply()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Report in the logs what is quantized and what is frozen."""
+        if logs is not None and self._state is not None:
+            logs.update(quantization_logs(self._state, self._clock))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave a model that predicts quantized."""

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from tfcompress.callbacks import quantization_logs
 from tfcompress.graph import keras_internals
 from tfcompress.graph.weights import Weight, weights_of
 from tfcompress.pruning.state import find_state
@@ -25,6 +26,8 @@ class TensorBoardCompression(keras.callbacks.Callback):
     - `sparsity` and `sparsity/<weight>`: the share of zeros of all kernels and of each;
     - `mask_change/<weight>`: the share of a pruning mask's entries that changed since the last
       time;
+    - `quantizing`, `ranges_frozen` and `batchnorm_frozen`: what the callbacks that quantize report
+      in the logs, as 0 or 1;
     - `range/<quantizer>/low` and `high`: what a quantization-aware model has learned;
     - `weight/<weight>`: histograms of the kernels;
     - `activation/<layer>`: histograms of what flows between the layers, for `samples`.
@@ -101,6 +104,9 @@ class TensorBoardCompression(keras.callbacks.Callback):
         with self._writer.as_default(step=epoch):
             self._write_kernels()
             self._write_masks()
+            for name, value in (logs or {}).items():
+                if name in quantization_logs.NAMES:
+                    _scalar(name, value)
             self._write_ranges()
             if self._samples is not None:
                 self._write_activations()

@@ -5,23 +5,29 @@ from __future__ import annotations
 import html
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.evaluation.tensor_matching import Point, match
 from tfcompress.export.arrays import load_arrays, save_arrays
-from tfcompress.export.flatbuffer import Activation, Flatbuffer, read_tflite
-from tfcompress.export.worker import Worker, default_worker
+from tfcompress.export.file_parts import Activation
+from tfcompress.export.flatbuffer import Flatbuffer, read_tflite
+from tfcompress.export.worker import ConversionError, Worker, default_worker
 
 if TYPE_CHECKING:
     import keras
     import pandas
     from matplotlib.axes import Axes
+
+    from tfcompress.evaluation.file_values import FileValues
+    from tfcompress.evaluation.keras_values import KerasValues
 
 _CHUNK = 8
 _WIDTHS = (30, 18, 6, 6, 7, 6)
@@ -65,11 +71,14 @@ class FidelityReport:
         rows: One for each tensor.
         tolerance: Largest difference in quanta that is taken as rounding.
         samples: Number of samples that were compared.
+        fallback: Why the file's values are those of LiteRT's own kernels, which round twice and so
+            are off by a quantum here and there, instead of XNNPACK's; empty when they are not.
     """
 
     rows: tuple[TensorFidelity, ...]
     tolerance: float
     samples: int
+    fallback: str = ""
 
     @property
     def first_beyond(self) -> TensorFidelity | None:
@@ -158,6 +167,12 @@ class FidelityReport:
         lines = [_line(heading), "-" * (sum(_WIDTHS) + len(_WIDTHS) - 1), *map(_line, rows)]
         missing = [row for row in self.rows if row.skipped]
         texts = [f"not compared: {row.name}: {row.skipped}" for row in missing]
+        if self.fallback:
+            texts.append(
+                "Read with LiteRT's own kernels, which differ from XNNPACK's by a quantum here and "
+                f"there, because XNNPACK does not run the file with all values kept: "
+                f"{self.fallback}"
+            )
         for text in (*texts, self.verdict()):
             lines += textwrap.wrap(text, 80, subsequent_indent="  ", break_on_hyphens=False)
         return "\n".join(lines)
@@ -179,7 +194,7 @@ class FidelityReport:
 
 
 def fidelity(
-    model: keras.Model,
+    model: keras.Model | str | PathLike[str],
     artifact: Any,
     data: Any,
     tolerance: float = 4.0,
@@ -193,14 +208,14 @@ def fidelity(
     from post-training quantization they are the outputs of the layers, found by name, and the
     differences are those of quantization itself.
 
-    The file runs in a child process with LiteRT's kernels without XNNPACK, the only ones that keep
-    the values in the middle of the graph. They differ from XNNPACK's by a quantum here and there:
-    their MEAN rounds the share of the input's zero point by itself, which shifts a constant part of
-    its outputs by one.
+    The file runs in a child process with LiteRT's default kernels (XNNPACK), as it does once
+    deployed; the values in its middle are made further outputs of a copy. Where that copy does not
+    run, LiteRT's own kernels take its place, and the report says so.
 
     Args:
         model: The Keras model that the file was made from; one that was trained with
-            `tfcompress.callbacks.QuantizationAwareTraining` stands for its quantized form.
+            `tfcompress.callbacks.QuantizationAwareTraining` stands for its quantized form. Or the
+            path of a float `.tflite` file of the same model, whose tensors are found by name.
         artifact: The `Artifact`, or the path of the `.tflite` file.
         data: Samples, in any form that `quantize_aware` takes as `calibration`.
         tolerance: Largest difference in quanta that is taken as rounding. Defaults to 4.
@@ -223,16 +238,14 @@ def fidelity(
     report.first_beyond
     ```
     """
-    from tfcompress.evaluation.keras_values import KerasValues
-    from tfcompress.quantization.twin import quantized_form
-
     path, content = read_tflite(getattr(artifact, "path", artifact))
     if path is None:
         raise TypeError("`artifact` must be an `Artifact` or a path. Received: bytes")
-    values = KerasValues(quantized_form(model))
+    worker = worker or default_worker()
+    values = _values_of(model, worker)
     samples = calibration_samples(data, values.specs, limit)
     activations = Flatbuffer(content, path).activations()
-    runner = _Runner(path, worker or default_worker())
+    runner = _Runner(path, worker)
     found: dict[int, Activation] = {}
     sums: dict[int, _Sums] = {}
     for first, chunk in _chunks(samples):
@@ -249,7 +262,18 @@ def fidelity(
         for number, point in enumerate(values.points)
     ]
     count = len(next(iter(samples.values())))
-    return FidelityReport(tuple(rows), tolerance, count)
+    return FidelityReport(tuple(rows), tolerance, count, runner.fallback)
+
+
+def _values_of(model: Any, worker: Worker) -> KerasValues | FileValues:
+    if isinstance(model, str | PathLike):
+        from tfcompress.evaluation.file_values import FileValues
+
+        return FileValues(str(model), _Runner(str(model), worker).read)
+    from tfcompress.evaluation.keras_values import KerasValues
+    from tfcompress.quantization.twin import quantized_form
+
+    return KerasValues(quantized_form(model))
 
 
 class _Sums:
@@ -283,14 +307,30 @@ class _Sums:
 
 
 class _Runner:
-    """Reads tensors of one file in the child process."""
+    """Reads tensors of one file in the child process.
+
+    Attributes:
+        fallback: Why XNNPACK cannot be used; empty while it is.
+    """
 
     def __init__(self, path: str, worker: Worker) -> None:
         self.path = str(Path(path).resolve())
         self.worker = worker
+        self.fallback = ""
 
     def read(
-        self, samples: Mapping[str, np.ndarray], activations: list[Activation]
+        self, samples: Mapping[str, np.ndarray], activations: Sequence[Activation]
+    ) -> dict[int, np.ndarray]:
+        if not self.fallback:
+            try:
+                return self._read(samples, activations, "auto")
+            except ConversionError as error:
+                self.fallback = str(error)
+                logging.warning("fidelity: XNNPACK does not run the changed file: %s", error)
+        return self._read(samples, activations, "builtin")
+
+    def _read(
+        self, samples: Mapping[str, np.ndarray], activations: Sequence[Activation], resolver: str
     ) -> dict[int, np.ndarray]:
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
             given, taken = Path(folder) / "samples.npz", Path(folder) / "tensors.npz"
@@ -301,6 +341,7 @@ class _Runner:
                 samples=str(given),
                 output=str(taken),
                 indices=[activation.index for activation in activations],
+                resolver=resolver,
             )
             return {int(name): array for name, array in load_arrays(taken).items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfcompress.export.flatbuffer import Flatbuffer, read_tflite
+from tfcompress.export.flatbuffer_editing import exposed
 from tfcompress.export.tensor_spec import TensorSpec
+from tfcompress.hints import did_you_mean
 
 _RESOLVERS = {
     "auto": "AUTO",
@@ -38,7 +39,8 @@ class LiteRTModel:
         resolver: Kernels: `"auto"` (XNNPACK, as deployed), `"builtin"` (without XNNPACK) or
             `"reference"` (slow, portable C++).
         keep_tensors: Whether values in the middle of the graph are kept for `read_tensors`, which
-            takes more memory. Not with `"auto"`, which does not compute them all.
+            takes more memory. With `"auto"` they become further outputs of the graph, because
+            XNNPACK keeps nothing else.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -71,7 +73,8 @@ class LiteRTModel:
         self.path, self._content = read_tflite(source if artifact is None else artifact.path)
         self.threads = threads
         self.resolver = resolver
-        self._keep_tensors = keep_tensors
+        # Preserving all tensors would switch off XNNPACK.
+        self._preserve = keep_tensors and resolver != "auto"
         parsed = Flatbuffer(self._content, self.path or "the given bytes")
         indices = {s.name: i for s, i in zip(parsed.inputs, parsed.input_indices)}
         specs = {spec.name: spec for spec in parsed.inputs}
@@ -82,6 +85,8 @@ class LiteRTModel:
         self._targets = parsed.output_indices
         self._stateful = parsed.stateful
         self._batched: bool | None = False if parsed.stateful else None
+        if keep_tensors and resolver == "auto":
+            self._content = exposed(self._content)
         self._interpreters: dict[tuple[tuple[int, ...], ...], Any] = {}
         own_shapes = tuple(spec.shape for spec in self.inputs)
         if all(size >= 0 for shape in own_shapes for size in shape):
@@ -176,9 +181,13 @@ class LiteRTModel:
         interpreter = self._prepare(tuple(spec.shape for spec in self.inputs))
         rows: dict[int, list[np.ndarray]] = {index: [] for index in indices}
         for number in range(len(next(iter(codes.values())))):
-            self._invoke([codes[spec.name][number : number + 1] for spec in self.inputs])
+            given = [codes[spec.name][number : number + 1] for spec in self.inputs]
+            self._invoke(given)
+            sources = dict(zip(self._sources, given, strict=True))
             for index, values in rows.items():
-                values.append(interpreter.get_tensor(index))
+                # The place of an input may hold something else after a run.
+                known = index in sources
+                values.append(sources[index] if known else interpreter.get_tensor(index))
         return {index: np.stack(values) for index, values in rows.items()}
 
     def _invoke(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -223,7 +232,7 @@ class LiteRTModel:
                 model_content=self._content,
                 num_threads=self.threads,
                 experimental_op_resolver_type=getattr(OpResolverType, _RESOLVERS[self.resolver]),
-                experimental_preserve_all_tensors=self._keep_tensors,
+                experimental_preserve_all_tensors=self._preserve,
             )
             for index, shape, spec in zip(self._sources, shapes, self.inputs):
                 if shape != spec.shape:
@@ -244,8 +253,7 @@ class LiteRTModel:
         if isinstance(x, Mapping):
             for name in x:
                 if name not in names:
-                    near = difflib.get_close_matches(str(name), names, 1)
-                    hint = f" Did you mean {near[0]!r}?" if near else ""
+                    hint = did_you_mean(name, names)
                     raise ValueError(f"The file has the inputs {names}.{hint} Received: {name!r}")
             missing = [name for name in names if name not in x]
             if missing:

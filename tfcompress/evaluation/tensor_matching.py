@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfcompress.export.flatbuffer import Activation
+from tfcompress.export.file_parts import Activation
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,24 @@ class Point:
         kind: Class of the layer.
         range: `(low, high)` of its quantizer, or None when it is known by its name only.
         aliases: The layers that LiteRT fuses into one operator, whose output the tensor is.
+        tensor: The name that the tensor has in another file of the same model; empty for none.
+        inside: Whether it is a value inside of the layer, and not its output.
     """
 
     name: str
     kind: str
     range: tuple[float, float] | None = None
     aliases: tuple[str, ...] = ()
+    tensor: str = ""
+    inside: bool = False
 
     @property
     def absence(self) -> str:
         """Why it may not be in the file."""
         if self.range is None:
             return "the file has no tensor of that name and size"
+        if self.inside:
+            return "the file has no tensor of that shape and scale, or masks it"
         return "the file has no tensor of that shape and scale"
 
     @property
@@ -74,7 +80,11 @@ def match(
             and seen[activation.index].size == size
             and _fits(point, activation)
         ]
-        named = [activation for activation in fitting if _named_after(point, activation)]
+        # What stands for a masked score is another value in the file; softmax makes zeros of both.
+        if point.inside and any(a.operator.startswith("SELECT") for a in fitting):
+            continue
+        named = [activation for activation in fitting if activation.spec.name == point.tensor]
+        named = named or [activation for activation in fitting if _named_after(point, activation)]
         if not fitting or (point.range is None and not named):
             continue
         values = expected[number].reshape(-1)
