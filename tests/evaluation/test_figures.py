@@ -29,7 +29,10 @@ def test_small_files_are_in_bytes():
     [
         ("accuracy", 0.9, 0.95, "-5.00", "worse"),
         ("accuracy", 0.95, 0.9, "+5.00", "better"),
+        ("accuracy", 0.950001, 0.95, "0.00", "same"),
+        ("accuracy", 0.94998, 0.95, "0.00", "same"),
         ("bytes", 25, 100, "-75%", "better"),
+        ("bytes", 100_001, 100_000, "0%", "same"),
         ("bytes", 97, 100, "-3.0%", "better"),
         ("bytes", 100, 100, "0%", "same"),
         ("latency_ms", 0.0, 0.0, "", "same"),

@@ -7,7 +7,7 @@ import tfcompress as tfc
 from tfcompress.evaluation import metrics
 from tfcompress.evaluation.file_layers import operator_macs
 from tfcompress.evaluation.kernels import Kernel, counterparts, histograms, sqnr
-from tfcompress.export.flatbuffer import Operator
+from tfcompress.export.file_parts import Operator
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tfcompress.evaluation import Report
+from tfcompress.evaluation import Latency, Report
 
 
 def test_text_reads_well_in_a_terminal(report):
@@ -28,6 +28,16 @@ def test_text_reads_well_in_a_terminal(report):
 
 def test_the_shell_shows_the_table(report):
     assert repr(report) == str(report)
+
+
+def test_notes_are_wrapped(report):
+    report.data = "a long description of where the data came from and of how they were cleaned"
+    report.entries[0].kind = "keras"
+    report.entries[0].latency = Latency((1.0,), None, "Keras (tensorflow)")
+    assert len(report.notes()) == 2
+    lines = str(report).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines).endswith(" ".join(report.notes()))
 
 
 def test_long_names_are_cut(report):
@@ -57,7 +67,32 @@ def test_json_round_trip(report, tmp_path):
     document = json.loads(path.read_text())
     assert document["entries"][1]["deltas"]["accuracy"] == pytest.approx(-0.025)
     assert document["metadata"]["seed"] == 7
+    assert document["notes"] == report.notes()
+    assert document["entries"][1]["f1_deltas"] == pytest.approx(
+        [own.f1 - base.f1 for own, base in zip(report["int8"].per_class, report.baseline.per_class)]
+    )
+    changes = np.sum(document["entries"][1]["confusion_deltas"])
+    assert changes == 0 != np.abs(document["entries"][1]["confusion_deltas"]).sum()
+    for entry, row in zip(report.entries, document["entries"]):
+        assert [w["sparsity"] for w in row["weights"]] == [w.sparsity for w in entry.weights]
+        assert [w["bits"] for w in row["weights"]] == [w.bits for w in entry.weights]
+        assert [item["sparsity"] for item in row["layers"]] == [x.sparsity for x in entry.layers]
     assert Report.from_json(path) == report
+
+
+def test_front_has_what_nothing_beats(report, tmp_path):
+    sizes = [(e.figures["bytes"], e.figures["accuracy"], e.name) for e in report.entries]
+    unbeaten = {
+        name
+        for size, accuracy, name in sizes
+        if not any(s <= size and a >= accuracy and n != name for s, a, n in sizes)
+    }
+    assert set(report.front()) == unbeaten
+    document = json.loads(report.to_json(tmp_path / "report.json").read_text())
+    assert document["fronts"]["bytes"] == report.front("bytes")
+    for item in report.entries:
+        item.figures["gzip_bytes"] = None
+    assert report.front("gzip_bytes") == []
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"version": 99, "entries": []}'])
@@ -187,9 +222,19 @@ def test_layers_plot_shows_shares(report):
 def test_weights_plot_marks_the_grid(report):
     axes = report.plot("weights", weight="conv/kernel")
     # 15 codes, each marked.
-    assert sorted(line.get_xdata()[0] for line in axes.lines) == list(range(-7, 8))
+    (grid,) = axes.collections
+    assert [segment[0][0] for segment in grid.get_segments()] == list(range(-7, 8))
     with pytest.raises(ValueError, match="weight='dense'"):
         report.plot("weights", weight="dense")
+
+
+def test_latency_plot_keeps_room_for_the_bars(report):
+    assert "arrow" not in report.plot("latency").get_xlabel()
+    report["int8"].figures["latency_p95_ms"] = 50.0
+    axes = report.plot("latency")
+    # Three times the longest median, and room for the texts.
+    assert axes.get_xlim()[1] == pytest.approx(3 * 0.2 * 1.28)
+    assert "arrow: beyond" in axes.get_xlabel()
 
 
 def test_calibration_plot_has_the_diagonal_and_a_line_for_each_entry(report):

@@ -204,13 +204,14 @@ def write_delta(item: Figure, value: float | None, baseline: float | None) -> st
         return ""
     difference = value - baseline
     if item.delta == "points":
-        return f"{100 * difference:+.2f}" if difference else "0.00"
+        points = round(100 * difference, 2)
+        return f"{points:+.2f}" if points else "0.00"
     if item.delta == "number":
         return f"{difference:+.2g}" if difference else "0"
     if baseline == 0:
         return ""
     share = 100 * difference / baseline
-    if share == 0:
+    if abs(share) < 0.05:
         return "0%"
     return f"{share:+.0f}%" if abs(share) >= 10 else f"{share:+.1f}%"
 
@@ -219,4 +220,6 @@ def verdict(item: Figure, value: float | None, baseline: float | None) -> str:
     """Return `"better"`, `"worse"` or `"same"`, for colouring."""
     if value is None or baseline is None or value == baseline or not item.better:
         return "same"
+    if write_delta(item, value, baseline) in ("0.00", "0%"):
+        return "same"  # what reads as no difference has no colour
     return "better" if (value > baseline) == (item.better > 0) else "worse"

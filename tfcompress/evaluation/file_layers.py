@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from tfcompress.evaluation.results import LayerResult
 
 if TYPE_CHECKING:
-    from tfcompress.export.flatbuffer import Flatbuffer, Operator, Weight
+    from tfcompress.export.file_parts import Operator, Weight
+    from tfcompress.export.flatbuffer import Flatbuffer
 
 
 _RECURRENT = frozenset(

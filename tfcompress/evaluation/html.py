@@ -6,7 +6,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from tfcompress.evaluation import plots
-from tfcompress.evaluation.axes import plain_axes
+from tfcompress.evaluation.axes import plain_axes, small_axes
 from tfcompress.evaluation.figures import GROUPS, Figure, verdict, write_delta, write_value
 from tfcompress.evaluation.matrices import draw_confusion_change
 from tfcompress.evaluation.palette import TONES, entry_tone
@@ -23,6 +23,13 @@ MOST_CLASS_ROWS = 100
 # Rounding to int8 makes a few zeros of its own.
 LEAST_SPARSITY = 0.05
 TIMES = "\N{MULTIPLICATION SIGN}"
+# Titles of plots by kind.
+TRADE_OFFS = {
+    "size": "Quality against file size",
+    "gzip": "Quality against gzip size",
+    "speed": "Quality against latency",
+}
+LATENCIES = {"latency": "Latency at batch 1", "distribution": "Distribution"}
 
 
 def page(report: Report) -> str:
@@ -36,12 +43,10 @@ def page(report: Report) -> str:
         colours=TONES,
         groups=_groups(report),
         legend=_legend(report),
-        notes=[note.replace("\n", " ") for note in report.notes()],
-        trade_offs=_trade_offs(report),
-        latency=_latency(report),
-        calibration=[_figure(report, "calibration", "Confidence and accuracy")]
-        if _has(report, "calibration")
-        else [],
+        notes=report.notes(),
+        trade_offs=_figures(report, TRADE_OFFS),
+        latency=_figures(report, LATENCIES),
+        calibration=_figures(report, {"calibration": "Confidence and accuracy"}),
         sparsity=_sparsity(report),
         layer_plots=_layer_plots(report),
         histograms=_histograms(report),
@@ -139,18 +144,13 @@ def _legend(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _trade_offs(report: Report) -> list[dict[str, str]]:
-    titles = {
-        "size": "Quality against file size",
-        "gzip": "Quality against gzip size",
-        "speed": "Quality against latency",
-    }
-    return [_figure(report, kind, title) for kind, title in titles.items() if _has(report, kind)]
-
-
-def _latency(report: Report) -> list[dict[str, str]]:
-    titles = {"latency": "Latency at batch 1", "distribution": "Distribution"}
-    return [_figure(report, kind, title) for kind, title in titles.items() if _has(report, kind)]
+def _figures(report: Report, titles: dict[str, str]) -> list[dict[str, str]]:
+    """Return the plots that the report has something for, by kind."""
+    return [
+        _figure(report, kind, title)
+        for kind, title in titles.items()
+        if plots.available(report, kind)
+    ]
 
 
 def _sparsity(report: Report) -> list[dict[str, str]]:
@@ -176,7 +176,7 @@ def _histograms(report: Report) -> list[dict[str, Any]]:
     for position, entry in enumerate(report.entries[1:], start=1):
         figures = []
         for number, histogram in enumerate(entry.histograms):
-            axes = plain_axes(2.9, 1.9)
+            axes = small_axes(2.9, 1.9)
             plots.draw(report, "weights", axes, entry.name, weight=histogram.name, legend=False)
             title = short_name(histogram.name)
             drawing = svg(axes, f"weights-{position}-{number}", f"{title}: histogram")
@@ -195,10 +195,6 @@ def _histogram_facts(histogram: WeightHistogram) -> str:
     if histogram.before is None:
         facts.append("no counterpart in the baseline")
     return "; ".join(facts)
-
-
-def _has(report: Report, kind: str) -> bool:
-    return plots.available(report, kind)
 
 
 def _figure(report: Report, kind: str, title: str, entry: str | None = None) -> dict[str, str]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfcompress.evaluation.axes import FONT_SIZE, new_axes, style
+from tfcompress.evaluation.axes import new_axes, style
+from tfcompress.evaluation.bars import largest, name_rows, write_behind
 from tfcompress.evaluation.figures import write_bytes, write_count
 from tfcompress.evaluation.palette import ENTRIES, GRID, MUTED, TEXT, entry_marker, entry_tone
 from tfcompress.evaluation.results import EntryResult, LayerResult, WeightHistogram
-from tfcompress.evaluation.short_names import clip, short_name
+from tfcompress.evaluation.short_names import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +37,7 @@ def draw_shares(
         ax: Axes to draw into. Defaults to a new figure.
         tone: Colour of the bytes.
     """
-    shown = list(layers)
-    if len(shown) > MOST_LAYERS:
-        largest = sorted(range(len(shown)), key=lambda i: -shown[i].bytes)[:MOST_LAYERS]
-        shown = [shown[i] for i in sorted(largest)]
+    shown = largest(layers, MOST_LAYERS, lambda layer: layer.bytes)
     if ax is None:
         ax = new_axes(6.0, 0.9 + 0.34 * len(shown))
         style(ax)
@@ -47,27 +45,19 @@ def draw_shares(
         ax.set_title(f"the {MOST_LAYERS} largest layers", loc="left")
     bytes_in_all = sum(layer.bytes for layer in layers) or 1
     macs_in_all = sum(layer.macs or 0 for layer in layers) or 1
-    longest = 0.0
-    for row, layer in enumerate(shown):
-        size = 100 * layer.bytes / bytes_in_all
-        macs = 100 * (layer.macs or 0) / macs_in_all
+    shares = [
+        (100 * layer.bytes / bytes_in_all, 100 * (layer.macs or 0) / macs_in_all) for layer in shown
+    ]
+    longest = max(map(max, shares), default=0.0)
+    for row, (layer, (size, macs)) in enumerate(zip(shown, shares)):
         ax.barh(row - 0.2, size, 0.36, color=tone, label="bytes" if not row else None)
         ax.barh(row + 0.2, macs, 0.36, color=MUTED.light, label="MACs" if not row else None)
         text = write_bytes(layer.bytes)
         if layer.macs:
             text += f", {write_count(layer.macs)} MACs"
-        longest = max(longest, size, macs)
-        ax.text(
-            max(size, macs),
-            row,
-            f" {text}",
-            va="center",
-            color=TEXT.light,
-            fontsize=FONT_SIZE - 2,
-        )
-    ax.set_yticks(range(len(shown)), [clip(short_name(layer.name), 22) for layer in shown])
-    ax.tick_params(axis="y", labelcolor=TEXT.light, labelsize=FONT_SIZE - 2)
-    ax.set_ylim(len(shown) - 0.4, -0.6)
+        # SVG drops a space at the start of a text.
+        write_behind(ax, max(size, macs) + 0.02 * longest, row, text)
+    name_rows(ax, [short_name(layer.name) for layer in shown], 22)
     # Room for the texts behind the bars.
     ax.set_xlim(0, 1.75 * (longest or 1.0))
     ax.set_xticks([tick for tick in (0, 20, 40, 60, 80, 100) if tick <= longest * 1.1])
@@ -88,6 +78,8 @@ def draw_histogram(report: Report, ax: Axes, entry: EntryResult, weight: str | N
     Raises:
         ValueError: If the entry has no histogram of that weight.
     """
+    from matplotlib.ticker import MaxNLocator
+
     histogram = _chosen(entry, weight)
     tone = entry_tone(report.entries.index(entry)).light
     edges = histogram.low + histogram.width * np.arange(len(histogram.after) + 1)
@@ -97,6 +89,7 @@ def draw_histogram(report: Report, ax: Axes, entry: EntryResult, weight: str | N
     if histogram.before is not None:
         ax.stairs(histogram.before, edges, color=TEXT.light, lw=1, label=report.baseline.name)
     ax.set_xlim(edges[0], edges[-1])
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=histogram.quantized))
     ax.set_yticks([])
     ax.grid(False)
     ax.spines["left"].set_visible(False)
@@ -108,8 +101,10 @@ def _draw_grid(ax: Axes, histogram: WeightHistogram) -> None:
     codes = histogram.codes or 0
     most = codes // 2
     every = 1 if codes <= 31 else 16
-    for code in range(-(most // every) * every, most + 1, every):
-        ax.axvline(code, color=GRID.light, lw=0.8, zorder=0)
+    marked = range(-(most // every) * every, most + 1, every)
+    # From bottom to top of the axes, whatever the counts are.
+    across = ax.get_xaxis_transform()
+    ax.vlines(marked, 0, 1, color=GRID.light, lw=0.8, zorder=0, transform=across)
 
 
 def _chosen(entry: EntryResult, weight: str | None) -> WeightHistogram:

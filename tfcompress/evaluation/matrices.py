@@ -68,6 +68,7 @@ def _draw(
                 va="center",
                 fontsize=8 if numbers.max() < 1000 else 7,
                 color=TEXT.light,
+                in_layout=False,  # lies inside the axes, and there are many
             )
     names = report.classes or [str(i) for i in range(classes)]
     if classes <= MOST_NAMED:

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from tfcompress.evaluation.axes import FONT_SIZE, new_axes, style
+from tfcompress.evaluation.bars import largest, name_rows, write_behind
 from tfcompress.evaluation.figures import write_count
 from tfcompress.evaluation.palette import ENTRIES, TEXT
 from tfcompress.evaluation.plots import MOST_BARS
-from tfcompress.evaluation.short_names import clip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +24,9 @@ def draw_plan(plan: Plan, ax: Axes | None = None) -> Axes:
         plan: What to draw.
         ax: Axes to draw into. Defaults to a new figure.
     """
-    rows = [row for row in plan.rows if row.kind == "weight"]
-    title = ""
-    if len(rows) > MOST_BARS:
-        sizes = sorted((_size(row) for row in rows), reverse=True)
-        rows = [row for row in rows if _size(row) >= sizes[MOST_BARS - 1]][:MOST_BARS]
-        title = f"the {MOST_BARS} largest weights"
+    weights = [row for row in plan.rows if row.kind == "weight"]
+    rows = largest(weights, MOST_BARS, _size)
+    title = f"the {MOST_BARS} largest weights" if len(rows) < len(weights) else ""
     ax = new_axes(6.5, 1.3 + 0.24 * len(rows)) if ax is None else ax
     style(ax)
     ax.set_title(title, loc="left")
@@ -43,20 +40,11 @@ def draw_plan(plan: Plan, ax: Axes | None = None) -> Axes:
         sizes = [_size(rows[i]) for i in places]
         ax.barh(places, sizes, 0.68, color=tones[kind], label=kind or "left alone")
     for place, row in enumerate(rows):
-        ax.text(
-            _size(row),
-            place,
-            f" {write_count(_size(row))}",
-            va="center",
-            color=TEXT.light,
-            fontsize=FONT_SIZE - 2,
-        )
+        write_behind(ax, _size(row), place, f" {write_count(_size(row))}")
     # Weights of one model differ by orders of magnitude.
     ax.set_xscale("log")
     ax.set_xlim(0.8, 4 * max(map(_size, rows), default=1))
-    ax.set_yticks(range(len(rows)), [clip(row.tensor, 34) for row in rows])
-    ax.tick_params(axis="y", labelcolor=TEXT.light, labelsize=FONT_SIZE - 2)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    name_rows(ax, [row.tensor for row in rows], 34)
     ax.grid(False, axis="y")
     ax.set_xlabel("elements")
     ax.legend(

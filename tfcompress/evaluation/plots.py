@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfcompress.evaluation.axes import FONT_SIZE, new_axes, plain_axes, style
+from tfcompress.evaluation.bars import largest, name_rows, write_behind
 from tfcompress.evaluation.figures import figure, write_bytes, write_count, write_value
 from tfcompress.evaluation.layer_plots import (
     MOST_LAYERS,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tfcompress.evaluation.report import Report
 
 MOST_BARS = 40
+# Longer names stand below each other in a legend.
+LONGEST_BESIDE = 16
 
 
 def draw(
@@ -58,6 +61,10 @@ def draw(
     if reason:
         raise ValueError(f"There is no {kind!r} plot to draw: {reason}.")
     height = 3.1
+    columns = 2 if max(len(item.name) for item in report.entries) <= LONGEST_BESIDE else 1
+    has_legend = legend and kind in ("size", "gzip", "speed", "distribution", "calibration")
+    if has_legend:
+        height += 0.22 * max(0, -(-len(report.entries) // columns) - 2)
     if kind == "latency":
         height = 0.75 + 0.46 * len(report.entries)
     elif kind == "sparsity":
@@ -73,14 +80,14 @@ def draw(
         draw_histogram(report, ax, result, weight)
     else:
         KINDS[kind](report, ax, result)
-    if legend and kind in ("size", "gzip", "speed", "distribution", "calibration"):
+    if has_legend:
         handles, labels = ax.get_legend_handles_labels()
         ax.legend(
             handles,
             labels,
             loc="upper left",
-            bbox_to_anchor=(0, -0.2),
-            ncols=2,
+            bbox_to_anchor=(0, -0.6 / height),
+            ncols=columns,
             frameon=False,
             fontsize=FONT_SIZE - 1,
             labelcolor=TEXT.light,
@@ -120,13 +127,14 @@ def _trade_off(key: str) -> Callable[[Report, Axes, EntryResult], None]:
                 y,
                 entry_marker(index),
                 color=tone,
-                markersize=9,
+                # Smaller ones are drawn later: of entries in one place, each keeps a rim.
+                markersize=max(10 - 0.5 * index, 7.5),
                 markeredgecolor=GROUND.light,
                 markeredgewidth=1,
                 label=entry.name,
                 zorder=3,
             )
-        _draw_front(ax, points, higher_is_better=quality == "accuracy")
+        _draw_front(report, ax, key, quality)
         _scale_x(ax, [x for x, _ in points], key)
         low, high = ax.get_ylim()
         least = 1.0 if quality == "accuracy" else 0.0
@@ -151,15 +159,14 @@ _AXIS_LABELS = {
 }
 
 
-def _draw_front(ax: Axes, points: list[tuple[float, float]], higher_is_better: bool) -> None:
+def _draw_front(report: Report, ax: Axes, key: str, quality: str) -> None:
     """Join the entries that no other entry beats in both figures."""
-    sign = 1 if higher_is_better else -1
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -sign * point[1])):
-        if not front or sign * y > sign * front[-1][1]:
-            front.append((x, y))
+    front = [report[name].figures for name in report.front(key)]
     if len(front) > 1:
-        xs, ys = zip(*front)
+        xs = [figures[key] or 0.0 for figures in front]
+        ys = [
+            (100 if quality == "accuracy" else 1) * (figures[quality] or 0.0) for figures in front
+        ]
         ax.plot(xs, ys, drawstyle="steps-post", color=MUTED.light, lw=1, ls=(0, (4, 3)), zorder=1)
 
 
@@ -192,16 +199,22 @@ def _short_bytes(value: float) -> str:
 
 
 def _draw_latency(report: Report, ax: Axes, _: EntryResult) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     timed = [(i, e) for i, e in enumerate(report.entries) if e.latency is not None]
     longest = max(entry.figures["latency_p95_ms"] or 0 for _, entry in timed)
+    # On a busy machine the lines would leave no room for the bars; the tables have the figures.
+    longest = min(longest, 3 * max(entry.figures["latency_ms"] or 0 for _, entry in timed))
     for row, (index, entry) in enumerate(timed):
         median, p95 = entry.figures["latency_ms"] or 0.0, entry.figures["latency_p95_ms"] or 0.0
+        is_long, p95 = p95 > longest, min(p95, longest)
         tone = entry_tone(index).light
         ax.barh(row, median, height=0.56, color=tone, zorder=2)
         ax.plot([median, p95], [row, row], color=tone, linewidth=1.6, alpha=0.7, zorder=3)
-        ax.plot(p95, row, "|", color=tone, markersize=8, markeredgewidth=1.6, alpha=0.7)
+        end = ">" if is_long else "|"
+        ax.plot(p95, row, end, color=tone, markersize=5 if is_long else 8, mew=1.6, alpha=0.7)
         ax.text(
-            p95 + 0.02 * longest,
+            p95 + 0.03 * longest,
             row,
             f"{write_value(figure('latency_ms'), median)} ms",
             va="center",
@@ -212,8 +225,10 @@ def _draw_latency(report: Report, ax: Axes, _: EntryResult) -> None:
     ax.tick_params(axis="y", labelcolor=TEXT.light)
     ax.set_ylim(len(timed) - 0.5, -0.5)
     ax.set_xlim(0, longest * 1.28)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(False, axis="y")
-    ax.set_xlabel("median, line to p95, ms")
+    beyond = any((entry.figures["latency_p95_ms"] or 0) > longest for _, entry in timed)
+    ax.set_xlabel(f"median, line to p95{' (arrow: beyond)' if beyond else ''}, ms")
 
 
 def _draw_distribution(report: Report, ax: Axes, _: EntryResult) -> None:
@@ -242,27 +257,17 @@ def kernels(entry: EntryResult) -> list[LayerWeight]:
 
 
 def _draw_sparsity(report: Report, ax: Axes, entry: EntryResult) -> None:
-    shown = kernels(entry)
-    if len(shown) > MOST_BARS:
-        largest = sorted(range(len(shown)), key=lambda i: -shown[i].size)[:MOST_BARS]
-        shown = [shown[i] for i in sorted(largest)]
+    every = kernels(entry)
+    shown = largest(every, MOST_BARS, lambda weight: weight.size)
+    if len(shown) < len(every):
         ax.set_title(f"the {MOST_BARS} largest weights", loc="left")
     tone = entry_tone(report.entries.index(entry)).light
     for row, weight in enumerate(shown):
         share = 100 * weight.sparsity
         ax.barh(row, 100, height=0.62, color=GRID.light, zorder=1)
         ax.barh(row, share, height=0.62, color=tone, zorder=2)
-        ax.text(
-            103,
-            row,
-            f"{share:.0f}% of {write_count(weight.size)}",
-            va="center",
-            color=TEXT.light,
-            fontsize=FONT_SIZE - 2,
-        )
-    ax.set_yticks(range(len(shown)), [clip(short_name(w.name), 24) for w in shown])
-    ax.tick_params(axis="y", labelcolor=TEXT.light, labelsize=FONT_SIZE - 2)
-    ax.set_ylim(len(shown) - 0.4, -0.6)
+        write_behind(ax, 103, row, f"{share:.0f}% of {write_count(weight.size)}")
+    name_rows(ax, [short_name(weight.name) for weight in shown], 24)
     ax.set_xlim(0, 138)
     ax.set_xticks([0, 50, 100], ["0", "50", "100 %"])
     ax.grid(False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import pandas
 
 VERSION = 1
+# What a plot has beside quality.
+FRONTS = ("bytes", "gzip_bytes", "latency_ms")
 
 
 @dataclass(repr=False)
@@ -106,13 +109,13 @@ class Report:
         if len(runtimes) > 1:
             notes.append(
                 "Latencies of different runtimes do not compare: Keras adds its own overhead and "
-                "uses\nits backend's threads. For the speed-up, compare with a float32 .tflite."
+                "uses its backend's threads. For the speed-up, compare with a float32 .tflite."
             )
         sources = {entry.kind for entry in self.entries if entry.figures.get("bytes") is not None}
         if sources == {"keras", "tflite"}:
             notes.append(
                 "Keras files may hold the optimizer's state as well; Keras models count batch "
-                "normalisation,\nwhich .tflite files have folded away."
+                "normalization, which .tflite files have folded away."
             )
         return notes
 
@@ -169,13 +172,57 @@ class Report:
 
         return plots.draw(self, kind, ax, entry, weight=weight)
 
+    def front(self, key: str = "bytes") -> list[str]:
+        """Return the entries that no other one beats in both quality and another figure.
+
+        Args:
+            key: The other figure, of which less is better: `"bytes"`, the default, `"gzip_bytes"`
+                or `"latency_ms"`.
+
+        Returns:
+            Their names, by that figure in ascending order.
+        """
+        quality, sign = ("accuracy", 1) if self.task == "classification" else ("mae", -1)
+        points = [
+            (entry.figures.get(key), entry.figures.get(quality), entry.name)
+            for entry in self.entries
+        ]
+        known = [(x, sign * y, name) for x, y, name in points if x is not None and y is not None]
+        names: list[str] = []
+        best = -math.inf
+        for _, y, name in sorted(known, key=lambda point: (point[0], -point[1])):
+            if y > best:
+                names.append(name)
+                best = y
+        return names
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-ready values."""
+        """Return everything as JSON-ready values, what follows from other values too."""
         document = {"version": VERSION, **asdict(self)}
+        document["notes"] = self.notes()
+        document["fronts"] = {key: self.front(key) for key in FRONTS}
         document["entries"] = [
-            {**entry.to_dict(), "deltas": self.deltas(entry.name)} for entry in self.entries
+            {
+                **entry.to_dict(),
+                "deltas": self.deltas(entry.name),
+                "f1_deltas": self._f1_deltas(entry),
+                "confusion_deltas": self._confusion_deltas(entry),
+            }
+            for entry in self.entries
         ]
         return document
+
+    def _f1_deltas(self, entry: EntryResult) -> list[float] | None:
+        if entry.per_class is None or self.baseline.per_class is None:
+            return None
+        pairs = zip(entry.per_class, self.baseline.per_class, strict=True)
+        return [scores.f1 - base.f1 for scores, base in pairs]
+
+    def _confusion_deltas(self, entry: EntryResult) -> list[list[int]] | None:
+        if entry.confusion is None or self.baseline.confusion is None:
+            return None
+        rows = zip(entry.confusion, self.baseline.confusion, strict=True)
+        return [[own - base for own, base in zip(*row, strict=True)] for row in rows]
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Report:
@@ -189,12 +236,9 @@ class Report:
                 f"A report of version {VERSION} was expected. "
                 f"Received: version={document.get('version')!r} with keys {sorted(document)}"
             )
-        fields = {key: value for key, value in document.items() if key != "version"}
-        fields["entries"] = [
-            EntryResult.from_dict({key: entry[key] for key in entry if key != "deltas"})
-            for entry in document["entries"]
-        ]
-        return cls(**fields)
+        values = {item.name: document[item.name] for item in fields(cls) if item.name in document}
+        values["entries"] = [EntryResult.from_dict(entry) for entry in document["entries"]]
+        return cls(**values)
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to a JSON file, and return its path.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -215,24 +217,29 @@ class EntryResult:
     layer_fidelity: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict; `from_dict` is its inverse."""
-        return asdict(self)
+        """Return a JSON-ready dict with what follows from it too; `from_dict` is its inverse."""
+        document = asdict(self)
+        for weight, row in zip(self.weights, document["weights"]):
+            row |= {"sparsity": weight.sparsity, "bits": weight.bits}
+        for layer, row in zip(self.layers, document["layers"]):
+            row["sparsity"] = layer.sparsity
+        return document
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> EntryResult:
-        """Rebuild what `to_dict` wrote."""
-        values = dict(fields)
+    def from_dict(cls, document: Mapping[str, Any]) -> EntryResult:
+        """Rebuild what `to_dict` wrote; other keys are left out."""
+        values = _known(cls, document)
         if values["latency"] is not None:
             latency = values["latency"]
             values["latency"] = Latency(**{**latency, "samples": tuple(latency["samples"])})
         values["weights"] = [
-            LayerWeight(**{**weight, "shape": tuple(weight["shape"])})
-            for weight in values["weights"]
+            LayerWeight(**{**_known(LayerWeight, row), "shape": tuple(row["shape"])})
+            for row in values["weights"]
         ]
         if values["per_class"] is not None:
-            values["per_class"] = [ClassScores(**row) for row in values["per_class"]]
-        values["disagreements"] = [Disagreement(**row) for row in values["disagreements"]]
-        values["layers"] = [LayerResult(**row) for row in values.get("layers", [])]
+            values["per_class"] = _rows(ClassScores, values["per_class"])
+        values["disagreements"] = _rows(Disagreement, values["disagreements"])
+        values["layers"] = _rows(LayerResult, values.get("layers", []))
         values["histograms"] = [
             WeightHistogram(
                 **{
@@ -244,5 +251,14 @@ class EntryResult:
             for row in values.get("histograms", [])
         ]
         if values.get("calibration") is not None:
-            values["calibration"] = [CalibrationBin(**row) for row in values["calibration"]]
+            values["calibration"] = _rows(CalibrationBin, values["calibration"])
         return cls(**values)
+
+
+def _known(kind: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a dataclass was made of, without what follows from it."""
+    return {item.name: row[item.name] for item in fields(kind) if item.name in row}
+
+
+def _rows(kind: type[_Row], rows: Iterable[Mapping[str, Any]]) -> list[_Row]:
+    return [kind(**_known(kind, row)) for row in rows]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.evaluation.output_distance import BEST_SQNR as BEST_SQNR
 from tfcompress.evaluation.problem import Problem
 
 Metric = Callable[[Any, Any], float]
@@ -16,8 +17,6 @@ METRICS = ("accuracy", "loss", "mse", "agreement", "noise")
 
 # What stands for outputs that are not finite, or have nothing in common with the model's.
 WORST_SQNR = -100.0
-# What stands for outputs that are equal to the last bit.
-BEST_SQNR = 200.0
 
 _SMALLEST_PROBABILITY = 1e-7
 _BETTER = {"accuracy": 1, "agreement": 1, "loss": -1, "mse": -1, "noise": -1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from tfcompress.evaluation.figures import GROUPS, Figure, write_delta, write_value
@@ -20,16 +21,20 @@ def render(report: Report) -> str:
     One table for each group of figures, a row an entry; behind each value its difference to the
     baseline. A table that is too wide goes on below.
     """
-    lines = [
+    lines = _wrapped(
         f"{report.task} on {report.data}: {report.samples:,} samples, "
         f"deltas to {report.baseline.name!r}"
-    ]
+    )
     for group in GROUPS:
         figures = [figure for figure in report.figures(group) if figure.brief]
         if figures:
             lines += ["", *_table(report, group, figures)]
-    notes = report.notes()
+    notes = [line for note in report.notes() for line in _wrapped(note)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
 
 
 def _table(report: Report, group: str, figures: list[Figure]) -> list[str]:
