@@ -36,6 +36,10 @@ $(VENV)/.installed-notebooks: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,notebooks]'
 	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-run
 
+$(VENV)/.installed-bench: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,aeq]'
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-run
+
 demo: $(VENV)/.installed-run  ## train, prune, quantize, export and compare a small CNN (under 3 minutes)
 	$(BIN)/tfcompress run configs/digits_prune_int8.yaml --output=runs/demo --overwrite
 
@@ -50,13 +54,15 @@ lint: $(VENV)/.installed-dev  ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-test  ## the benchmarks against tfmot and the plain converter (hours), and their page
+bench: $(VENV)/.installed-bench  ## the benchmarks against other libraries (hours), and their page
 	$(BIN)/python benchmarks/resnet8_cifar10.py
 	$(BIN)/python benchmarks/ptq.py
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/evaluation_speed.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/user_code.py
 	$(BIN)/python benchmarks/page.py
 
 docs: $(VENV)/.installed-docs  ## convert every layer for the support table (10 minutes), and build site/

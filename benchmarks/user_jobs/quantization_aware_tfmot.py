@@ -1,0 +1,22 @@
+"""Quantization-aware training with tfmot."""
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+from ai_edge_litert.interpreter import Interpreter
+
+
+def compress(model, x, y, path):
+    model = tfmot.quantization.keras.quantize_model(model)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, y, epochs=2)
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    path.write_bytes(converter.convert())
+    # Verified:
+    run = Interpreter(str(path)).get_signature_runner()
+    (name,) = run.get_input_details()
+    found = np.array([next(iter(run(**{name: image[None]}).values()))[0] for image in x[:256]])
+    expected = model.predict(x[:256], verbose=0)
+    if np.mean(found.argmax(-1) == expected.argmax(-1)) < 0.97:
+        raise ValueError("The file does not compute what the model computes.")
