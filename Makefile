@@ -57,6 +57,7 @@ lint: $(VENV)/.installed-dev  ## formatting, lint and types
 bench: $(VENV)/.installed-bench  ## the benchmarks against other libraries (hours), and their page
 	$(BIN)/python benchmarks/resnet8_cifar10.py
 	$(BIN)/python benchmarks/ptq.py
+	$(BIN)/python benchmarks/sparsity.py
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/coverage.py

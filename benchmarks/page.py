@@ -129,6 +129,48 @@ def _post_training(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def _sparsity(document: dict[str, Any]) -> list[str]:
+    titles = {
+        "float": "as it was trained",
+        "dense": "trained on, nothing removed",
+        "unstructured_80": "80 % zeros",
+        "unstructured_90": "90 % zeros",
+        "two_of_four": "2 of 4",
+        "half_macs": "half of the MACs, channels removed at once",
+        "half_macs_gradual": "half of the MACs, channels removed during training",
+        "fewer_layers": "residual blocks removed",
+    }
+    lines = [
+        "CIFAR-10, 10,000 test images. All rows of a network start from the same float weights and",
+        "train for the same few epochs; the int8 files are quantized after training. Time of an",
+        "invocation in one thread beside that of the dense file of the same type.",
+    ]
+    for network, rows in document["results"].items():
+        if len(rows) < 2:
+            continue
+        cells = []
+        for name in (name for name in titles if name in rows):
+            row = rows[name]
+            cells.append([titles[name], row["parameters"], row["macs"]])
+            for kind in ("float32", "int8"):
+                found, dense = row[kind], rows["float"][kind]
+                ratio = ""
+                if "milliseconds" in found:
+                    ratio = f"{found['milliseconds'] / dense['milliseconds']:.2f}"
+                cells[-1] += [found["accuracy"], found["bytes"], found["gzip_bytes"], ratio]
+        heads = ("accuracy, %", "bytes", "gzip bytes", "time")
+        columns = [f"{kind}: {head}" for kind in ("float", "int8") for head in heads]
+        training = document["training"][network]
+        goals = [
+            [titles[goal["row"]], goal["figure"], goal["is"], goal["most"], goal["met"]]
+            for goal in document["goals"][network]
+        ]
+        lines += ["", f"**{network}, {training['epochs']} epochs a row**", ""]
+        lines += [*_table(["", "parameters", "MACs", *columns], cells), ""]
+        lines += _table(["row", "figure", "is", "goal: at most", "met"], goals)
+    return lines
+
+
 def _user_code(document: dict[str, Any]) -> list[str]:
     libraries = {
         "tfcompress": "tfcompress",
@@ -215,6 +257,7 @@ def _is_table(value: Any) -> bool:
 _SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "resnet8_cifar10": ("Accuracy and size beside tensorflow-model-optimization", _resnet8),
     "ptq": ("Post-training quantization beside its peers", _post_training),
+    "sparsity": ("What each kind of sparsity pays", _sparsity),
     "user_code": ("Lines of user code", _user_code),
     "latency": ("Latency beside the float file", _latency),
     "step_time": ("Time of a training step", _step_time),
