@@ -27,7 +27,7 @@ def error(scale, bits):
 
 def test_max_gives_the_largest_value_the_largest_code():
     np.testing.assert_allclose(
-        scale_of(bits=4)[0, 0, 0], np.abs(WEIGHT).max(axis=(0, 1, 2)) / 7, rtol=1e-6
+        scale_of(bits=4)[0, 0, 0], np.abs(WEIGHT).max(axis=(0, 1, 2)) / 7, rtol=2**-16
     )
 
 

@@ -68,7 +68,7 @@ def with_ranges(translation: Translation, transfer: Transfer, calibration: Any) 
 def _schemes(translation: Translation) -> SchemeMap:
     """The grids that the weights were trained on: tfmot has one scale for all of a dense layer."""
     return SchemeMap(
-        Scheme(bias="float"),
+        Scheme(arithmetic="float"),
         tuple(
             (
                 re.escape(name),
@@ -76,7 +76,7 @@ def _schemes(translation: Translation) -> SchemeMap:
                     weight_bits=grid.bits,
                     granularity="per_tensor" if grid.shared else "per_channel",
                     weight_range="given",
-                    bias="float",
+                    arithmetic="float",
                 ),
             )
             for name, grid in translation.weight_grids.items()

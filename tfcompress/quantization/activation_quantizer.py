@@ -16,11 +16,13 @@ from tfcompress.quantization.fake_quant import (
     fake_quant_activation,
     round_to_codes,
 )
+from tfcompress.quantization.integer_arithmetic import short_scale
+from tfcompress.quantization.neighbours import Source, sources_of
 from tfcompress.quantization.power_of_two import power_of_two_range
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-class ActivationQuantizer(keras.layers.Layer):
+class ActivationQuantizer(Source, keras.layers.Layer):
     """Fake-quantizes one tensor, or several that LiteRT wants in one common range.
 
     The range is what an observer finds in the batches, by default the moving average of their
@@ -41,6 +43,8 @@ class ActivationQuantizer(keras.layers.Layer):
         symmetric: Whether zero has the middle code, 0 of -128 to 127. Defaults to False.
         power_of_two: Whether the scale is a power of two. Defaults to False.
         learned: `"lsq"`, `"pact"` or None. Defaults to None.
+        short_scale: Whether the scale has 16 significant bits, so that it is the same to the last
+            bit in the file. Defaults to True.
 
     Call arguments:
         inputs: A float tensor, or a list of float tensors that share the range.
@@ -77,6 +81,7 @@ class ActivationQuantizer(keras.layers.Layer):
         symmetric: bool = False,
         power_of_two: bool = False,
         learned: str | None = None,
+        short_scale: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -94,12 +99,21 @@ class ActivationQuantizer(keras.layers.Layer):
         self.symmetric = symmetric
         self.power_of_two = power_of_two
         self.learned = learned
+        self.short_scale = short_scale
         self.supports_masking = True
         # Python switches, not variables: callbacks retrace the step when they change, and a step
         # then holds only the operations that it needs.
         self.quantizing = True
         self.observing = True
         self.calibrating = False
+
+    def symbolic_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Become part of a graph, and tell the layers there that this quantizes what they make."""
+        if not kwargs.get("follows"):
+            for source in sources_of(args, kwargs):
+                if source is not None and not isinstance(source, ActivationQuantizer):
+                    source.output_quantizer.observe(self)
+        return super().symbolic_call(*args, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
         """Create the range; the same scalars whatever the input."""
@@ -163,8 +177,18 @@ class ActivationQuantizer(keras.layers.Layer):
             scale = ops.maximum(high / (half - 1), -low / half)
             low, high = -half * scale, (half - 1) * scale
         if self.power_of_two:
-            low, high = power_of_two_range(low, high, self.bits)
-        return low, high
+            return power_of_two_range(low, high, self.bits)
+        return self._whole_codes(low, high) if self.short_scale else (low, high)
+
+    def _whole_codes(self, low: Any, high: Any) -> tuple[Any, Any]:
+        """The range with ends that are whole codes, and exact in float32 whatever divides them."""
+        scale = self._short_scale(low, high)
+        below = ops.round(-low / scale)
+        return -below * scale, (2**self.bits - 1 - below) * scale
+
+    def _short_scale(self, low: Any, high: Any) -> Any:
+        share = 1.0 / (2**self.bits - 1)
+        return short_scale(ops.maximum((high - low) * share, SMALLEST_RANGE * share))
 
     def _follow(self, x: Any) -> Any:
         if not self.quantizing or self.calibrating:
@@ -300,8 +324,8 @@ class ActivationQuantizer(keras.layers.Layer):
         steps = 2**self.bits - 1
         if self.fixed_range is not None:
             return ops.full((), (self.fixed_range[1] - self.fixed_range[0]) / steps)
-        low, high = self._grid(self.low.value, self.high.value)
-        scale = ops.maximum(high - low, SMALLEST_RANGE) / steps
+        # Of ends that are whole codes this is exact, and it is the same wherever it is computed.
+        scale = self._short_scale(*self._grid(self.low.value, self.high.value))
         return ops.where(self.calibrated.value > 0, scale, 0.0)
 
     def _keep_gradient(self) -> None:
@@ -336,6 +360,7 @@ class ActivationQuantizer(keras.layers.Layer):
             "symmetric": self.symmetric,
             "power_of_two": self.power_of_two,
             "learned": self.learned,
+            "short_scale": self.short_scale,
         }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.quantization.integer_arithmetic import short_scale
+
 # The smallest range that is still told apart from an empty one (an all-zero channel or tensor).
 SMALLEST_RANGE = 1e-6
 
@@ -42,7 +44,7 @@ def fake_quant_weight(weight: Any, channel_axes: tuple[int, ...], bits: int = 8)
     steps = 2 ** (bits - 1) - 1
     largest = ops.max(ops.abs(weight), axis=reduced, keepdims=True)
     # An all-zero channel would divide by zero; any scale represents it exactly.
-    scale = ops.where(largest > 0, largest / steps, ops.ones_like(largest))
+    scale = short_scale(ops.where(largest > 0, largest * (1.0 / steps), ops.ones_like(largest)))
     rounded = ops.round(weight / scale) * scale
     # In this order the forward value is `rounded` to the last bit, whatever the weight.
     return ops.stop_gradient(rounded) + (weight - ops.stop_gradient(weight))

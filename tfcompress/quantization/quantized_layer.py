@@ -13,14 +13,16 @@ from keras import ops
 from tfcompress.graph import keras_internals
 from tfcompress.graph.rebuild import copy_variables
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
-from tfcompress.quantization.bias_grid import InputSource, round_bias, told_apart
+from tfcompress.quantization.bias_grid import round_bias, told_apart
 from tfcompress.quantization.fake_quant import fake_quant_weight
+from tfcompress.quantization.integer_arithmetic import add, requantize
 from tfcompress.quantization.kernel_grid import KernelGrid
 from tfcompress.quantization.learned_scale import (
     learned_value,
     lsq_gradient_scale,
     lsq_quantize,
 )
+from tfcompress.quantization.neighbours import Neighbour, Source, sources_of
 from tfcompress.quantization.rules import rule_of
 from tfcompress.quantization.rules.operation_layer import OperationLayer
 from tfcompress.quantization.schemes import Scheme
@@ -33,7 +35,7 @@ from tfcompress.quantization.weight_scale import (
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-class QuantizedLayer(keras.layers.Wrapper):
+class QuantizedLayer(Source, keras.layers.Wrapper):
     """Runs a layer with fake-quantized kernels, and with quantizers inside where LiteRT has them.
 
     While the inner layer is called, its kernels are replaced by `fake_quant(mask * kernel)`. The
@@ -89,7 +91,9 @@ class QuantizedLayer(keras.layers.Wrapper):
             for name, fixed_range in (inner or {}).items()
         }
         self.supports_masking = layer.supports_masking
-        self.input_source = InputSource()
+        self.input_sources: dict[int, Neighbour] = {}
+        self.output_quantizer = Neighbour()
+        self._units: tuple[Any, ...] = ()
         # Whether the bias becomes part of that of a folded normalization, and is rounded there.
         self.bias_folds = False
         if isinstance(layer, OperationLayer):
@@ -106,8 +110,9 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def symbolic_call(self, *args: Any, **kwargs: Any) -> Any:
         """Become part of a graph, and see there where the inputs are quantized."""
-        self.input_source.observe(args, kwargs)
-        source = self.input_source.operation
+        for number, source in enumerate(sources_of(args, kwargs)):
+            self.input_sources.setdefault(number, Neighbour()).observe(source)
+        source = self.input_source()
         if self.folded and isinstance(source, QuantizedLayer):
             source.bias_folds = True
         return super().symbolic_call(*args, **kwargs)
@@ -245,18 +250,55 @@ class QuantizedLayer(keras.layers.Wrapper):
                 )
             ]
 
-    def source_unit(self) -> Any:
-        """What one code of the inputs is worth, or of the sums that a folded operation reads.
+    def input_source(self, number: int = 0) -> Source | None:
+        """Where an input was quantized, or the wrapper that it comes from unquantized."""
+        neighbour = self.input_sources.get(number)
+        return None if neighbour is None else neighbour.operation
+
+    def source_unit(self, number: int = 0) -> Any:
+        """What one code of an input is worth, a float32 scalar; None where it is not known."""
+        source = self.input_source(number)
+        known = self.quantizing and self.scheme.arithmetic == "integer"
+        return source.scale() if known and isinstance(source, ActivationQuantizer) else None
+
+    def summed_unit(self) -> Any:
+        """What one code of the values is worth that LiteRT multiplies and sums, or None."""
+        inner = self.rule.summed_range
+        if inner is None:
+            return self.source_unit()
+        return None if self.scheme.arithmetic == "float" else self.inner[inner].scale()
+
+    def channel_scale(self, number: int | None = None) -> Any:
+        """What one code of a kernel is worth.
+
+        Args:
+            number: Which one. Defaults to None: that of the sums to which LiteRT adds the bias.
 
         Returns:
-            A float32 scalar or tensor of shape (channels,); None where it is not known.
+            A float32 tensor of shape (channels,) or (1,); 0 for a channel without weights, whose
+            scale the converter fits to the bias.
         """
-        source = self.input_source.operation
-        if source is None or not self.quantizing:
-            return None
-        if self.folded:
-            return source.accumulator_unit() if isinstance(source, QuantizedLayer) else None
-        return source.scale() if isinstance(source, ActivationQuantizer) else None
+        number = self.rule.summing_kernel if number is None else number
+        _, axes = self.rule.kernels(self.layer)[number]
+        with keras_internals.without_autocast():
+            value = self._masked_values()[number]
+            scale = self._scale_now(number, value, axes)
+            scale = ops.where(self._filled(value, axes), scale, 0.0)
+        return ops.stop_gradient(ops.reshape(scale, (-1,)))
+
+    def regridded(self, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """The kernel of LiteRT's sums with the same codes in units of another scale.
+
+        Args:
+            kernel: Its quantized values.
+            scale: What one code is worth now, of shape (channels,).
+        """
+        _, axes = self.rule.kernels(self.layer)[self.rule.summing_kernel]
+        kept = {axis % kernel.ndim for axis in axes}
+        shape = [n if axis in kept else 1 for axis, n in enumerate(kernel.shape)]
+        own = ops.convert_to_numpy(self.channel_scale())
+        own = np.where(own > 0, own, 1).reshape(shape if own.size > 1 else -1)
+        return np.rint(kernel / own) * scale.reshape(shape)
 
     def accumulator_unit(self) -> Any:
         """What one code of the integer sums is worth to which LiteRT adds the bias.
@@ -264,20 +306,46 @@ class QuantizedLayer(keras.layers.Wrapper):
         Returns:
             A float32 tensor of shape (channels,) or (1,), 0 where it is not known; or None.
         """
-        if self.scheme.bias == "float":
-            return None
-        inner = self.rule.summed_range
-        unit = self.source_unit() if inner is None else self.inner[inner].scale()
-        if unit is None:
-            return None
-        number = self.rule.summing_kernel
-        _, axes = self.rule.kernels(self.layer)[number]
-        with keras_internals.without_autocast():
-            value = self._masked_values()[number]
-            scale = self._scale_now(number, value, axes)
-            # The converter fits the scale of a channel without weights to the bias.
-            scale = ops.where(self._filled(value, axes), scale, 0.0)
-        return unit * ops.stop_gradient(ops.reshape(scale, (-1,)))
+        unit = self.summed_unit()
+        return None if unit is None else unit * self.channel_scale()
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether a call rounds as LiteRT's integers do: in evaluation, in full precision."""
+        exact = self.quantizing and self.compute_dtype == "float32"
+        return exact and not keras_internals.is_training(self)
+
+    def requantized(
+        self, outputs: Any, quantizer: ActivationQuantizer | None = None, number: int = 0
+    ) -> Any:
+        """What the layer's sums become in evaluation: rounded once, as LiteRT does.
+
+        Args:
+            outputs: The sums with their bias, before or behind a fused activation.
+            quantizer: What quantizes them. Defaults to None: the quantizer behind the layer.
+            number: Which of the rule's `units` one of the integer sums is worth. Defaults to 0.
+        """
+        target = quantizer or self.output_quantizer.operation
+        unit = self._units[number] if self._units else None
+        if target is None or unit is None or not self.computes_integers:
+            return outputs
+        return requantize(outputs, unit, target.scale())
+
+    def added(
+        self, a: Any, b: Any, units: tuple[Any, Any], quantizer: ActivationQuantizer | None = None
+    ) -> Any:
+        """The sum of two quantized tensors, in evaluation rounded as LiteRT rounds it.
+
+        Args:
+            a: A tensor.
+            b: A tensor.
+            units: What one code of the two is worth, or None.
+            quantizer: What quantizes the sum. Defaults to None: the quantizer behind the layer.
+        """
+        target = quantizer or self.output_quantizer.operation
+        if target is None or None in units or not self.computes_integers:
+            return ops.add(a, b)
+        return add(a, b, units, target.scale())
 
     def _rounded_bias(self) -> list[tuple[keras.Variable, Any]]:
         bias, value = self.rule.bias(self.layer), self.float_bias()
@@ -350,11 +418,17 @@ class QuantizedLayer(keras.layers.Wrapper):
         """Call the inner layer with its kernels quantized."""
         if self.quantizing:
             pairs = self.quantized_kernels() + self._rounded_bias()
+            if self.computes_integers:
+                # Before tensors stand in the place of the variables.
+                self._units = self.rule.units(self)
         else:
             pairs = self._masked_kernels()
         values = {id(kernel): ops.cast(value, self.compute_dtype) for kernel, value in pairs}
-        with substituted(self.layer, values):
-            return self.rule.call(self, inputs, *args, **kwargs)
+        try:
+            with substituted(self.layer, values):
+                return self.rule.call(self, inputs, *args, **kwargs)
+        finally:
+            self._units = ()
 
     def _masked_kernels(self) -> list[tuple[keras.Variable, Any]]:
         kernels = [kernel for kernel, _ in self.rule.kernels(self.layer)]

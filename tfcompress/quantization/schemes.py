@@ -16,7 +16,7 @@ from tfcompress.quantization import learned_scale, observers, weight_scale
 GRANULARITIES = ("per_channel", "per_tensor")
 ACTIVATIONS = ("asymmetric", "symmetric")
 POWERS_OF_TWO = ("weights", "all")
-BIASES = ("integer", "float")
+ARITHMETICS = ("integer", "float")
 
 # What stands for "leave it in float" in a map of schemes, beside None.
 FLOAT = "float"
@@ -79,9 +79,9 @@ class Scheme:
         learned: `"lsq"`: scales of weights and activations are trained, starting from
             `weight_range` and `observer`. `"pact"`: activation ranges are trained by what they
             clip, under decay. Defaults to None.
-        bias: `"integer"`: biases are rounded in training as LiteRT stores them. `"float"`: they are
-            rounded in the file only, as tfmot trains. Recurrent layers round them in any case.
-            Defaults to `"integer"`.
+        arithmetic: `"integer"`: scales and biases are rounded as the file stores them, and sums in
+            evaluation as LiteRT's integers are. `"float"`: only weights and activations are, as
+            tfmot has it; recurrent layers round biases in any case. Defaults to `"integer"`.
 
     Raises:
         ValueError: If a setting is not one of those listed, or two do not go together.
@@ -108,7 +108,7 @@ class Scheme:
     observer: str | Mapping[str, Any] | observers.Observer = "moving_average"
     power_of_two: str | None = None
     learned: str | None = None
-    bias: str = "integer"
+    arithmetic: str = "integer"
 
     def __post_init__(self) -> None:
         bits = self.weight_bits
@@ -125,7 +125,7 @@ class Scheme:
             _one_of("power_of_two", self.power_of_two, POWERS_OF_TWO, "None")
         if self.learned is not None:
             _one_of("learned", self.learned, learned_scale.METHODS, "None")
-        _one_of("bias", self.bias, BIASES)
+        _one_of("arithmetic", self.arithmetic, ARITHMETICS)
         if self.power_of_two is not None and self.learned is not None:
             raise ValueError(
                 "A scale is either a power of two or learned. Received: "
@@ -159,8 +159,8 @@ class Scheme:
             parts.append("pot" if self.power_of_two == "weights" else "pot_all")
         if self.learned is not None:
             parts.append(self.learned)
-        if self.bias != "integer":
-            parts.append("float_bias")
+        if self.arithmetic != "integer":
+            parts.append("float_arithmetic")
         return "_".join(parts)
 
     @property
@@ -209,6 +209,7 @@ class Scheme:
             "symmetric": self.activations == "symmetric",
             "power_of_two": self.power_of_two == "all",
             "learned": self.learned,
+            "short_scale": self.arithmetic == "integer",
         }
 
     def get_config(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.quantization.integer_arithmetic import short_scale
 from tfcompress.quantization.observers import octav_limit
 from tfcompress.quantization.power_of_two import nearest_power_of_two, next_power_of_two
 
@@ -52,12 +53,12 @@ def weight_scale(
     magnitudes = ops.abs(ops.stop_gradient(weight))
     largest = ops.max(magnitudes, axis=reduced, keepdims=True)
     filled = largest > 0
-    scale = ops.where(filled, largest / steps, ops.ones_like(largest))
+    scale = ops.where(filled, largest * (1.0 / steps), ops.ones_like(largest))
     if method == "octav":
         # The paper counts 2**bits codes; the narrow range has fewer, which tells at 2 and 3 bits.
         limit = octav_limit(magnitudes, 1.0 / (12.0 * steps**2), reduced, _ITERATIONS)
-        scale = ops.where(filled, limit / steps, scale)
-        return nearest_power_of_two(scale) if power_of_two else scale
+        scale = ops.where(filled, limit * (1.0 / steps), scale)
+        return nearest_power_of_two(scale) if power_of_two else short_scale(scale)
     if power_of_two:
         scale = next_power_of_two(scale)
         shares = [1.0, 0.5, 0.25]
@@ -65,7 +66,7 @@ def weight_scale(
         shares = [1.0 - 0.05 * number for number in range(_CANDIDATES)]
     if method == "mse":
         scale = _least_error(magnitudes, scale, shares, steps, reduced)
-    return ops.where(filled, scale, ops.ones_like(scale))
+    return short_scale(ops.where(filled, scale, ops.ones_like(scale)))
 
 
 def _least_error(

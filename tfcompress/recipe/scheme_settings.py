@@ -24,7 +24,7 @@ class SchemeSettings(Section):
         observer: How activation ranges are found: a name, or a mapping of `name` and arguments.
         power_of_two: Which scales are powers of two.
         learned: How ranges are trained.
-        bias: Whether biases are rounded in training as LiteRT stores them, or stay in float.
+        arithmetic: Whether scales, biases and sums are rounded as LiteRT has them.
     """
 
     name: Annotated[str, AfterValidator(plain_name)] | None = None
@@ -39,7 +39,7 @@ class SchemeSettings(Section):
     observer: str | dict[str, Any] = "moving_average"
     power_of_two: Literal["weights", "all"] | None = None
     learned: Literal["lsq", "pact"] | None = None
-    bias: Literal["integer", "float"] = "integer"
+    arithmetic: Literal["integer", "float"] = "integer"
 
 
 def _scheme(value: str | dict[str, Any]) -> str | dict[str, Any]:

@@ -15,7 +15,7 @@ from tfcompress.graph.axes import axes_of
 from tfcompress.quantization.rules.activations import quantized_constant
 from tfcompress.quantization.rules.composed import ComposedRule
 from tfcompress.quantization.rules.decompositions import CLIPPED_RANGE
-from tfcompress.quantization.rules.merging import ArithmeticRule, SameRangeRule
+from tfcompress.quantization.rules.merging import ArithmeticRule, SameRangeRule, added
 from tfcompress.quantization.rules.operation_layer import OperationLayer, operation_of
 from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
@@ -31,7 +31,7 @@ def has_array(node: Node) -> bool:
     return any(constant.size > 1 for constant in constants_of(node))
 
 
-@register("Add", "Subtract", "Multiply")
+@register("Subtract", "Multiply")
 class ConstantArithmeticRule(ComposedRule, ArithmeticRule):
     """Two tensors, or a tensor and a constant.
 
@@ -63,6 +63,22 @@ class ConstantArithmeticRule(ComposedRule, ArithmeticRule):
         """With the constants as they are while nothing is quantized."""
         if not wrapper.quantizing:
             return operation_of(wrapper.layer)(inputs, *args, **kwargs)
+        return super().call(wrapper, inputs, *args, **kwargs)
+
+
+@register("Add")
+class AddOperationRule(ConstantArithmeticRule):
+    """The sum of two tensors, or of a tensor and a constant."""
+
+    def wraps(self, node: Node) -> bool:
+        """For two tensors too, to add them as integers in evaluation."""
+        return super().wraps(node) or len(node.inputs) == 2
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The sum."""
+        tensors = not wrapper.layer.constants and args
+        if tensors:
+            return added(wrapper, [inputs, *args])
         return super().call(wrapper, inputs, *args, **kwargs)
 
 

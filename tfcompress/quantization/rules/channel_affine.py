@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from tfcompress.graph import Node, keras_internals
 from tfcompress.quantization.bias_grid import round_bias, told_apart
+from tfcompress.quantization.integer_arithmetic import short_scale, straight_through
 from tfcompress.quantization.rules.registry import Rule, register
 from tfcompress.quantization.substitution import substituted
 
@@ -46,6 +47,10 @@ def channel_affine(inputs: Any, scale: Any, offset: Any, name: str | None = None
     return outputs
 
 
+# Of the weights of 8 bits that a factor becomes.
+LARGEST_CODE = 127
+
+
 class ChannelAffineRule(Rule, ABC):
     """`y = x * scale + offset` over the last axis.
 
@@ -59,25 +64,50 @@ class ChannelAffineRule(Rule, ABC):
 
     def rounding(self, wrapper: Any) -> Any:
         """What the offset's rounding in LiteRT adds to it, or None where that is not known."""
-        unit = None if wrapper.scheme.bias == "float" else wrapper.source_unit()
+        unit = self.unit(wrapper)
         if unit is None:
             return None
-        with keras_internals.without_autocast():
-            scale, offset = self.scale_and_offset(wrapper.layer)
-        unit = unit * ops.abs(scale)
-        if not wrapper.folded:
-            # The factor of a channel is its only weight, and so has the largest code.
-            unit = unit / 127
-        else:
-            bias = wrapper.input_source.operation.float_bias()
-            offset = offset if bias is None else offset + bias * scale
+        _, offset = self.whole(wrapper)
         return ops.stop_gradient(round_bias(offset, unit) - offset)
 
+    def units(self, wrapper: Any) -> tuple[Any, ...]:
+        """That of the sums that the offset is added to."""
+        return (self.unit(wrapper),)
+
+    def unit(self, wrapper: Any) -> Any:
+        """What one of LiteRT's integer sums is worth, of shape (channels,) or (1,), or None."""
+        unit = wrapper.source_unit()
+        if unit is None:
+            return None
+        return unit * ops.abs(self._code(wrapper))
+
+    def _code(self, wrapper: Any) -> Any:
+        """What one code of the factor is worth, with its sign: it has the largest code."""
+        scale, _ = self.whole(wrapper)
+        return short_scale(scale * (1.0 / LARGEST_CODE))
+
+    def sums(self, wrapper: Any, inputs: Any) -> Any:
+        """LiteRT's integer sums, of the shape of the inputs, before the bias."""
+        codes = ops.round(inputs / ops.where(wrapper.source_unit() > 0, wrapper.source_unit(), 1.0))
+        return codes * LARGEST_CODE * ops.sign(self._code(wrapper))
+
+    def whole(self, wrapper: Any) -> tuple[Any, Any]:
+        """Scale and offset of all that becomes one operation."""
+        with keras_internals.without_autocast():
+            return self.scale_and_offset(wrapper.layer)
+
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The layer with its offset as LiteRT rounds it."""
+        """The layer with its offset and its results as LiteRT rounds them."""
         outputs = wrapper.layer(inputs, *args, **kwargs)
-        rounding = self.rounding(wrapper)
-        return outputs if rounding is None else outputs + ops.cast(rounding, outputs.dtype)
+        unit = self.unit(wrapper)
+        if unit is None:
+            return outputs
+        if not wrapper.computes_integers:
+            return outputs + ops.cast(self.rounding(wrapper), outputs.dtype)
+        _, offset = self.whole(wrapper)
+        exact = self.sums(wrapper, inputs) * unit + round_bias(offset, unit)
+        outputs = straight_through(outputs, ops.where(unit > 0, exact, outputs))
+        return wrapper.requantized(outputs)
 
     def fuses_relu(self, node: Node) -> bool:
         """As convolutions do."""
@@ -104,14 +134,9 @@ class ChannelAffineRule(Rule, ABC):
         """A 1x1 depthwise convolution, between reshapes when the input is not an image."""
         rounding = self.rounding(wrapper)
         rounding = 0.0 if rounding is None else ops.convert_to_numpy(rounding)
-        if wrapper.folded:
-            return self.deployed_folded(wrapper.baked_copy(), rounding)(inputs)
-        scale, offset = map(ops.convert_to_numpy, self.scale_and_offset(wrapper.layer))
+        _, offset = map(ops.convert_to_numpy, self.whole(wrapper))
+        scale = LARGEST_CODE * ops.convert_to_numpy(self._code(wrapper))
         return channel_affine(inputs, scale, offset + rounding, wrapper.deployed_name)
-
-    def deployed_folded(self, layer: keras.layers.Layer, rounding: Any) -> keras.layers.Layer:
-        """The exported form of a layer that folds, with its offset shifted by `rounding`."""
-        return layer
 
 
 @register(layers.BatchNormalization)
@@ -136,7 +161,7 @@ class BatchNormalizationRule(ChannelAffineRule):
             kwargs = {**kwargs, "training": False}
         elif layer.trainable and keras_internals.is_training(wrapper):
             return layer(inputs, *args, **kwargs)
-        if not layer.center:
+        if not layer.center or not keras_internals.is_training(wrapper):
             return super().call(wrapper, inputs, *args, **kwargs)
         rounding = self.rounding(wrapper)
         if rounding is None:
@@ -146,11 +171,54 @@ class BatchNormalizationRule(ChannelAffineRule):
         ):
             return layer(inputs, *args, **kwargs)
 
-    def deployed_folded(self, layer: keras.layers.Layer, rounding: Any) -> keras.layers.Layer:
-        """With the rounding in beta, where there is one."""
-        if layer.center:
-            layer.beta.assign(layer.beta + rounding)
-        return layer
+    def sums(self, wrapper: Any, inputs: Any) -> Any:
+        """Of a folded one: those of the operation before it."""
+        if not wrapper.folded:
+            return super().sums(wrapper, inputs)
+        source = wrapper.input_source()
+        bias, unit = source.float_bias(), source.accumulator_unit()
+        sums = inputs if bias is None else inputs - bias
+        return ops.round(sums / ops.where(unit > 0, unit, 1.0)) * ops.sign(self._code(wrapper))
+
+    def unit(self, wrapper: Any) -> Any:
+        """Of a folded one: the scale of the input times that of the folded weights."""
+        if not wrapper.folded:
+            return super().unit(wrapper)
+        source = wrapper.input_source()
+        unit = source.summed_unit() if hasattr(source, "summed_unit") else None
+        return None if unit is None else unit * ops.abs(self._code(wrapper))
+
+    def whole(self, wrapper: Any) -> tuple[Any, Any]:
+        """With the bias of the operation before it, where it folds."""
+        scale, offset = super().whole(wrapper)
+        source = wrapper.input_source()
+        bias = source.float_bias() if wrapper.folded and hasattr(source, "float_bias") else None
+        return scale, offset if bias is None else offset + bias * scale
+
+    def _code(self, wrapper: Any) -> Any:
+        """Of a folded one: that of the weights behind the folding."""
+        if not wrapper.folded:
+            return super()._code(wrapper)
+        scale, _ = super().whole(wrapper)
+        return short_scale(wrapper.input_source().channel_scale() * scale)
+
+    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """In the weights and the bias of the operation before it, if it folds."""
+        if not wrapper.folded:
+            return super().deploy(wrapper, inputs, *args, **kwargs)
+        unit = self.unit(wrapper)
+        before, tensors = keras_internals.origin_of(inputs)
+        if unit is None:
+            return wrapper.baked_copy()(inputs)
+        _, offset = self.whole(wrapper)
+        folded = type(before).from_config({**before.get_config(), "use_bias": True})
+        outputs = folded(*tensors)
+        kernel = wrapper.input_source().regridded(
+            ops.convert_to_numpy(before.kernel), ops.convert_to_numpy(self._code(wrapper))
+        )
+        offset = ops.convert_to_numpy(round_bias(offset, unit))
+        folded.set_weights([kernel, told_apart(np.broadcast_to(offset, folded.bias.shape))])
+        return outputs
 
     def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
         """From the moving statistics, gamma and beta."""

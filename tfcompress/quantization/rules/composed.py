@@ -56,7 +56,7 @@ class Quantizers:
 
     def bias_unit(self, source: str | None = None) -> Any:
         """`unit` for rounding a bias; also None where the scheme leaves biases as they are."""
-        return None if self._wrapper.scheme.bias == "float" else self.unit(source)
+        return None if self._wrapper.scheme.arithmetic == "float" else self.unit(source)
 
     def bias_grid(self, source: str | None = None) -> BiasGrid | None:
         """How LiteRT stores a bias that is added to a product with one of the layer's kernels.

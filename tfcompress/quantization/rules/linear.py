@@ -61,6 +61,10 @@ class LinearRule(Rule):
         """The layer's bias."""
         return layer.bias if layer.use_bias else None
 
+    def units(self, wrapper: Any) -> tuple[Any, ...]:
+        """That of the sums that the bias is added to."""
+        return (wrapper.accumulator_unit(),)
+
     def refusal(self, node: Node) -> str | None:
         """Other layouts than channels-last, and activations without an integer form."""
         if getattr(node.layer, "data_format", "channels_last") != "channels_last":
@@ -88,9 +92,10 @@ class LinearRule(Rule):
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Quantize between the linear part and an activation that does not fuse."""
         if PRE_ACTIVATION not in wrapper.inner:
-            return wrapper.layer(inputs, *args, **kwargs)
+            return wrapper.requantized(wrapper.layer(inputs, *args, **kwargs))
         with linear_activation(wrapper.layer):
             outputs = wrapper.layer(inputs, *args, **kwargs)
+        outputs = wrapper.requantized(outputs, wrapper.inner[PRE_ACTIVATION])
         return activate(wrapper.layer.activation, outputs, wrapper.inner.__getitem__)
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,6 +135,12 @@ class SeparableRule(LinearRule):
         """Both kernels."""
         return [(layer.depthwise_kernel, (-2, -1)), (layer.pointwise_kernel, (-1,))]
 
+    def units(self, wrapper: Any) -> tuple[Any, ...]:
+        """Those of the pointwise and of the depthwise convolution."""
+        unit = wrapper.source_unit()
+        depthwise = None if unit is None else unit * wrapper.channel_scale(0)
+        return (wrapper.accumulator_unit(), depthwise)
+
     def inner_quantizers(self, node: Node) -> InnerRanges:
         """One between the two convolutions."""
         return {"depthwise": None, **super().inner_quantizers(node)}
@@ -146,12 +157,14 @@ class SeparableRule(LinearRule):
             data_format=layer.data_format,
             dilation_rate=layer.dilation_rate,
         )
-        outputs = wrapper.inner["depthwise"](outputs)
+        between = wrapper.inner["depthwise"]
+        outputs = between(wrapper.requantized(outputs, between, number=1))
         outputs = ops.conv(
             outputs, layer.pointwise_kernel, padding="valid", data_format=layer.data_format
         )
         if layer.use_bias:
             outputs = ops.add(outputs, ops.cast(layer.bias, outputs.dtype))
+        outputs = wrapper.requantized(outputs, wrapper.inner.get(PRE_ACTIVATION))
         return activate(layer.activation, outputs, wrapper.inner.__getitem__)
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:

@@ -41,9 +41,28 @@ class ChainRule(ComposedRule, ArithmeticRule):
         return self.combine(first, last)
 
 
+def added(wrapper: Any, tensors: list[Any]) -> Any:
+    """Tensors added one by one, each sum but the last quantized inside the wrapper."""
+    result, unit = tensors[0], wrapper.source_unit()
+    for number, x in enumerate(tensors[1:], start=1):
+        quantizer = wrapper.inner.get(f"partial_{number}")
+        result = wrapper.added(result, x, (unit, wrapper.source_unit(number)), quantizer)
+        if quantizer is not None:
+            result, unit = quantizer(result), quantizer.scale()
+    return result
+
+
 @register(layers.Add)
 class AddRule(ChainRule):
     """`Add` of two or more tensors."""
+
+    def wraps(self, node: Node) -> bool:
+        """Always, to add as integers in evaluation."""
+        return True
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The sums, quantized at every link but the last."""
+        return added(wrapper, inputs)
 
 
 @register(layers.Multiply)

@@ -66,6 +66,13 @@ class Rule:
         """Weights to quantize, each with the axes along which its scales differ."""
         return []
 
+    def units(self, wrapper: Any) -> tuple[Any, ...]:
+        """What one of the integer sums is worth, for each that `call` lets the wrapper requantize.
+
+        Each is a float32 tensor of shape (channels,) or (1,), or None where it is not known.
+        """
+        return ()
+
     def bias(self, layer: keras.layers.Layer) -> keras.Variable | None:
         """The bias that LiteRT adds to the integer sums of products, or None."""
         return None
