@@ -81,14 +81,14 @@ def _resnet8(document: dict[str, Any]) -> list[str]:
 
 
 def _step_time(document: dict[str, Any]) -> list[str]:
-    rows = [
-        [f"{row['model']}, batch {row['batch_size']}", row["jit"], technique, value["ratio"],
-         value.get("goal"), value.get("met")]
-        for row in document["results"]
-        for technique, value in row.items()
-        if isinstance(value, dict) and technique != "float"
-    ]  # fmt: skip
-    headings = ["model", "XLA", "technique", "time of a step over float", "goal", "met"]
+    rows = []
+    for row in document["results"]:
+        about = [row["library"], f"{row['model']}, batch {row['batch_size']}", row["jit"]]
+        for technique, value in row.items():
+            if isinstance(value, dict) and technique != "float":
+                goal = [value.get("goal"), value.get("met")]
+                rows.append([*about, technique, value["ratio"], *goal])
+    headings = ["library", "model", "XLA", "technique", "time of a step over float", "goal", "met"]
     return ["Medians of interleaved training steps in one process.", "", *_table(headings, rows)]
 
 
