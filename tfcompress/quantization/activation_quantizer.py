@@ -17,7 +17,7 @@ from tfcompress.quantization.fake_quant import (
     round_to_codes,
 )
 from tfcompress.quantization.integer_arithmetic import short_scale
-from tfcompress.quantization.neighbours import Source, sources_of
+from tfcompress.quantization.neighbours import Maker, Source, sources_of
 from tfcompress.quantization.power_of_two import power_of_two_range
 
 
@@ -111,7 +111,7 @@ class ActivationQuantizer(Source, keras.layers.Layer):
         """Become part of a graph, and tell the layers there that this quantizes what they make."""
         if not kwargs.get("follows"):
             for source in sources_of(args, kwargs):
-                if source is not None and not isinstance(source, ActivationQuantizer):
+                if isinstance(source, Maker):
                     source.output_quantizer.observe(self)
         return super().symbolic_call(*args, **kwargs)
 

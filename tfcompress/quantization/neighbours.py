@@ -33,10 +33,20 @@ class Neighbour:
             self._operation = weakref.ref(operation)
 
     @property
-    def operation(self) -> Source | None:
+    def operation(self) -> Any:
         """The operation, if it was the same at all calls."""
         # Keras would take a layer that it finds in an attribute for a part of this one.
         return None if self._ambiguous or self._operation is None else self._operation()
+
+
+class Maker(Source):
+    """A layer whose outputs a quantizer behind it may round.
+
+    Attributes:
+        output_quantizer: That quantizer.
+    """
+
+    output_quantizer: Neighbour
 
 
 def sources_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Source | None]:

@@ -22,7 +22,7 @@ from tfcompress.quantization.learned_scale import (
     lsq_gradient_scale,
     lsq_quantize,
 )
-from tfcompress.quantization.neighbours import Neighbour, Source, sources_of
+from tfcompress.quantization.neighbours import Maker, Neighbour, Source, sources_of
 from tfcompress.quantization.rules import rule_of
 from tfcompress.quantization.rules.operation_layer import OperationLayer
 from tfcompress.quantization.schemes import Scheme
@@ -35,7 +35,7 @@ from tfcompress.quantization.weight_scale import (
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-class QuantizedLayer(Source, keras.layers.Wrapper):
+class QuantizedLayer(Maker, keras.layers.Wrapper):
     """Runs a layer with fake-quantized kernels, and with quantizers inside where LiteRT has them.
 
     While the inner layer is called, its kernels are replaced by `fake_quant(mask * kernel)`. The
