@@ -94,6 +94,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         self.input_sources: dict[int, Neighbour] = {}
         self.output_quantizer = Neighbour()
         self._units: tuple[Any, ...] = ()
+        self.infers_shapes = False
         # Whether the bias becomes part of that of a folded normalization, and is rounded there.
         self.bias_folds = False
         if isinstance(layer, OperationLayer):
@@ -115,7 +116,12 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         source = self.input_source()
         if self.folded and isinstance(source, QuantizedLayer):
             source.bias_folds = True
-        return super().symbolic_call(*args, **kwargs)
+        # Shapes do not depend on how values are rounded, and tracing that takes most of the time.
+        self.infers_shapes = True
+        try:
+            return super().symbolic_call(*args, **kwargs)
+        finally:
+            self.infers_shapes = False
 
     def build(self, input_shape: Any = None) -> None:
         """Build the inner layer and the masks."""
@@ -312,7 +318,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
     @property
     def computes_integers(self) -> bool:
         """Whether a call rounds as LiteRT's integers do: in evaluation, in full precision."""
-        exact = self.quantizing and self.compute_dtype == "float32"
+        exact = self.quantizing and self.compute_dtype == "float32" and not self.infers_shapes
         return exact and not keras_internals.is_training(self)
 
     def requantized(
@@ -416,7 +422,9 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the inner layer with its kernels quantized."""
-        if self.quantizing:
+        if self.infers_shapes:
+            pairs = []
+        elif self.quantizing:
             pairs = self.quantized_kernels() + self._rounded_bias()
             if self.computes_integers:
                 # Before tensors stand in the place of the variables.

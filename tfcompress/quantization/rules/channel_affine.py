@@ -99,7 +99,7 @@ class ChannelAffineRule(Rule, ABC):
     def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer with its offset and its results as LiteRT rounds them."""
         outputs = wrapper.layer(inputs, *args, **kwargs)
-        unit = self.unit(wrapper)
+        unit = None if wrapper.infers_shapes else self.unit(wrapper)
         if unit is None:
             return outputs
         if not wrapper.computes_integers:
