@@ -1,5 +1,6 @@
 """CIFAR-10 for the benchmarks: decoded once, augmented with a seed, the same for every library."""
 
+import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,15 @@ from typing import Any
 import numpy as np
 
 PADDING = 4
+
+
+def add_data_dir(parser: argparse.ArgumentParser, sets: str = "cifar10") -> None:
+    """Adds `--data-dir` to the options of a benchmark that reads these `sets` from TFDS."""
+    parser.add_argument(
+        "--data-dir",
+        default=os.environ.get("TFCOMPRESS_DATA_DIR"),
+        help=f"TFDS data folder with {sets}; default: $TFCOMPRESS_DATA_DIR, else TFDS downloads",
+    )
 
 
 def load(data_dir: str | None, cache: Path) -> dict[str, np.ndarray]:

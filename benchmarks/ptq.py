@@ -8,13 +8,12 @@ it was, and `--force` makes the files again.
 """
 
 import argparse
-import gzip
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
+import cifar10
 import ptq_methods
 import ptq_networks
 import record
@@ -42,7 +41,7 @@ def run_method(name: str, model: Any, path: Path, arrays: dict[str, Any]) -> dic
     return {
         "accuracy": scores.accuracy(outputs, arrays["y_test"]),
         "bytes": len(data),
-        "gzip_bytes": len(gzip.compress(data, 9, mtime=0)),
+        "gzip_bytes": scores.gzip_bytes(data),
         "cpu_seconds": round(seconds, 1),
     }
 
@@ -127,11 +126,7 @@ def run_network(
 def parsed_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data-dir",
-        default=os.environ.get("TFCOMPRESS_DATA_DIR"),
-        help="TFDS data folder with cifar10 and mnist; default: $TFCOMPRESS_DATA_DIR",
-    )
+    cifar10.add_data_dir(parser, "cifar10 and mnist")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/ptq"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ptq.json"))
     parser.add_argument("--networks", default=",".join(ptq_networks.NETWORKS))

@@ -172,11 +172,7 @@ def report(work: Path, output: Path, command: str) -> dict[str, Any]:
 def parsed_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data-dir",
-        default=os.environ.get("TFCOMPRESS_DATA_DIR"),
-        help="TFDS data folder with cifar10; default: $TFCOMPRESS_DATA_DIR, else TFDS downloads",
-    )
+    cifar10.add_data_dir(parser)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/resnet8_cifar10"))
     parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results/resnet8_cifar10.json")

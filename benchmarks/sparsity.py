@@ -9,9 +9,7 @@ kept in the work folder. In the end the latencies of all files are measured side
 
 import argparse
 import dataclasses
-import gzip
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +132,7 @@ def run_method(
         facts[kind] = {
             "accuracy": scores.accuracy(found, arrays["y_test"]),
             "bytes": len(content),
-            "gzip_bytes": len(gzip.compress(content, 9, mtime=0)),
+            "gzip_bytes": scores.gzip_bytes(content),
         }
     return facts
 
@@ -240,11 +238,7 @@ def _text(cell: Any) -> str:
 def parsed_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data-dir",
-        default=os.environ.get("TFCOMPRESS_DATA_DIR"),
-        help="TFDS data folder with cifar10; default: $TFCOMPRESS_DATA_DIR, else TFDS downloads",
-    )
+    cifar10.add_data_dir(parser)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/sparsity"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/sparsity.json"))
     parser.add_argument("--networks", default=",".join(NETWORKS), help="default: %(default)s")

@@ -44,6 +44,18 @@ def small_axes(width: float, height: float) -> Axes:
     return Figure(figsize=(width, height)).add_axes((0.03, bottom, 0.94, 0.97 - bottom))
 
 
+def legend_above(ax: Axes, columns: int) -> None:
+    """Write the legend over the right upper corner, in so many columns."""
+    ax.legend(
+        frameon=False,
+        fontsize=FONT_SIZE - 1,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=columns,
+        labelcolor=TEXT.light,
+    )
+
+
 def style(ax: Axes) -> None:
     """Give axes the look of the report: light grid, no frame, quiet labels."""
     ax.set_facecolor("none")

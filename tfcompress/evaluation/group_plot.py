@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfcompress.evaluation.axes import FONT_SIZE, new_axes, style
+from tfcompress.evaluation.axes import legend_above, new_axes, style
 from tfcompress.evaluation.bars import largest, name_rows, write_behind
-from tfcompress.evaluation.palette import ENTRIES, TEXT
+from tfcompress.evaluation.palette import ENTRIES
 from tfcompress.evaluation.plots import MOST_BARS
 from tfcompress.evaluation.short_names import clip
 
@@ -55,12 +55,5 @@ def draw_groups(groups: DependencyGroups, ax: Axes | None = None) -> Axes:
     ax.grid(False, axis="y")
     ax.set_xlabel("channels, heads or units", loc="left")
     if rows:
-        ax.legend(
-            frameon=False,
-            fontsize=FONT_SIZE - 1,
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
-            ncols=2,
-            labelcolor=TEXT.light,
-        )
+        legend_above(ax, 2)
     return ax

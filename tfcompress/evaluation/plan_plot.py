@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tfcompress.evaluation.axes import FONT_SIZE, new_axes, style
+from tfcompress.evaluation.axes import legend_above, new_axes, style
 from tfcompress.evaluation.bars import largest, name_rows, write_behind
 from tfcompress.evaluation.figures import write_count
-from tfcompress.evaluation.palette import ENTRIES, TEXT
+from tfcompress.evaluation.palette import ENTRIES
 from tfcompress.evaluation.plots import MOST_BARS
 
 if TYPE_CHECKING:
@@ -47,14 +47,7 @@ def draw_plan(plan: Plan, ax: Axes | None = None) -> Axes:
     name_rows(ax, [row.tensor for row in rows], 34)
     ax.grid(False, axis="y")
     ax.set_xlabel("elements")
-    ax.legend(
-        frameon=False,
-        fontsize=FONT_SIZE - 1,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=3,
-        labelcolor=TEXT.light,
-    )
+    legend_above(ax, 3)
     return ax
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.quantization.integer_arithmetic import short_scale
+from tfcompress.quantization.integer_arithmetic import short_scale, straight_through
 
 # The smallest range that is still told apart from an empty one (an all-zero channel or tensor).
 SMALLEST_RANGE = 1e-6
@@ -45,9 +45,7 @@ def fake_quant_weight(weight: Any, channel_axes: tuple[int, ...], bits: int = 8)
     largest = ops.max(ops.abs(weight), axis=reduced, keepdims=True)
     # An all-zero channel would divide by zero; any scale represents it exactly.
     scale = short_scale(ops.where(largest > 0, largest * (1.0 / steps), ops.ones_like(largest)))
-    rounded = ops.round(weight / scale) * scale
-    # In this order the forward value is `rounded` to the last bit, whatever the weight.
-    return ops.stop_gradient(rounded) + (weight - ops.stop_gradient(weight))
+    return straight_through(weight, ops.round(weight / scale) * scale)
 
 
 def fake_quant_activation(x: Any, low: Any, high: Any, bits: int = 8) -> Any:
@@ -97,5 +95,4 @@ def round_to_codes(x: Any, low: Any, high: Any, bits: int = 8) -> Any:
     code = ops.cast(x, "float32") / scale + zero_point
     # Ties are common (every fourth average of four) and must not be decided by float noise.
     rounded = ops.sign(code) * ops.floor(ops.abs(code) + 0.5 + _TIE_MARGIN)
-    value = ops.cast((rounded - zero_point) * scale, x.dtype)
-    return ops.stop_gradient(value) + (x - ops.stop_gradient(x))
+    return straight_through(x, ops.cast((rounded - zero_point) * scale, x.dtype))
