@@ -14,6 +14,17 @@ from collections.abc import Callable
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def same_numbers(request):
+    """Let every test draw the same random numbers, whatever ran before it in its process."""
+    import keras
+    import numpy as np
+
+    keras.utils.set_random_seed(0)
+    if (generator := getattr(request.module, "RNG", None)) is not None:
+        generator.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 @pytest.fixture(scope="session")
 def digits():
     """Scikit-learn's digits: 1,437 training and 360 test images of shape (8, 8, 1) in 0 … 1."""

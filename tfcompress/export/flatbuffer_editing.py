@@ -24,6 +24,13 @@ def repacked(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def operator_kind(model: Any, operator: Any) -> int:
+    """The `BuiltinOperator` that an operator of a `ModelT` is."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    # Old files have the number in the field that later got too small.
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
 def operator_code(model: Any, kind: int, version: int = 1) -> int:
     """Number of a kind of operator in a file, which is added or raised to a version if need be.
 

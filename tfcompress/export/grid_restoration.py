@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tfcompress.export.flatbuffer_editing import repacked, unpacked
+from tfcompress.export.flatbuffer_editing import operator_kind, repacked, unpacked
 from tfcompress.quantization.kernel_grid import KernelGrid
 
 # Largest distance, in int8 codes, between the converter's rounding of a trained code and the code's
@@ -250,8 +250,7 @@ class _Editor:
     def _known_weights(self) -> Iterator[_Reading]:
         for graph in self._model.subgraphs:
             for operator in graph.operators or ():
-                code = self._model.operatorCodes[operator.opcodeIndex]
-                name = self._names.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+                name = self._names.get(operator_kind(self._model, operator))
                 if name not in _OPERATORS:
                     continue
                 at = _OPERATORS[name]
@@ -262,6 +261,7 @@ class _Editor:
                 rows = _Layout(weight).channels_first(np.asarray(stored).view(np.int8))
                 match = self._known.find(rows)
                 if match is not None:
+                    code = self._model.operatorCodes[operator.opcodeIndex]
                     yield _Reading(graph, operator, code, at, rows, match)
 
     def _edit_weight(

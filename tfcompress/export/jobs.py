@@ -19,6 +19,7 @@ from tfcompress.export.arrays import load_arrays, save_arrays
 from tfcompress.export.child import note
 from tfcompress.export.diagnosis import SUSPECT_OPS
 from tfcompress.export.flatbuffer import natural_order
+from tfcompress.export.integer_splits import with_integer_splits
 from tfcompress.export.loops import describe_unrolled, unrolled
 from tfcompress.export.model_functions import ModelFunction, keras_function, load_function
 from tfcompress.export.worker import ConversionError
@@ -112,6 +113,7 @@ def convert(
             content = converter.convert()
         except Exception as error:
             raise ConversionError(f"The TFLite converter gave up: {error}") from error
+    content = with_integer_splits(content)
     if scheme == "w4":
         from tfcompress.export.weight_storage import store_weights
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.export.flatbuffer_editing import operator_code, repacked, unpacked
+from tfcompress.export.flatbuffer_editing import operator_code, operator_kind, repacked, unpacked
 from tfcompress.export.grid_restoration import packed
 
 # Axis of the output channels in the weights of an operator; the weights are its second input.
@@ -100,8 +100,7 @@ class _Storage:
 
     def _weight_of(self, operator: Any) -> tuple[int | None, int]:
         """Number of the tensor with the weights of an operator, and the axis of its channels."""
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        name = self._names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
+        name = self._names.get(operator_kind(self._model, operator), "")
         if name in _CHANNEL_AXES:
             return int(operator.inputs[_WEIGHT]), _CHANNEL_AXES[name]
         if name in _TABLES and self._bits == 16:
