@@ -86,15 +86,14 @@ def _drop_idle(model: Any, graph: Any, builtin: Any) -> None:
     """Remove conversions that nothing reads, and those between equal integers."""
     for operator in list(graph.operators or ()):
         kind = operator_kind(model, operator)
+        if kind not in (builtin.QUANTIZE, builtin.DEQUANTIZE):
+            continue
+        source, target = int(operator.inputs[0]), int(operator.outputs[0])
         if kind == builtin.QUANTIZE and _same_grid(graph, operator):
-            before, after = int(operator.outputs[0]), int(operator.inputs[0])
-            if before not in graph.outputs:
-                for reader in _readers(graph, before):
-                    reader.inputs[np.asarray(reader.inputs) == before] = after
-                graph.operators.remove(operator)
-        elif kind == builtin.DEQUANTIZE and operator.outputs[0] not in graph.outputs:
-            if next(_readers(graph, operator.outputs[0]), None) is None:
-                graph.operators.remove(operator)
+            for reader in _readers(graph, target):
+                reader.inputs[np.asarray(reader.inputs) == target] = source
+        if target not in graph.outputs and next(_readers(graph, target), None) is None:
+            graph.operators.remove(operator)
 
 
 def _same_grid(graph: Any, operator: Any) -> bool:
