@@ -193,7 +193,7 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     ]
     for name in NETWORKS:
         row = [results[library].get(name) for library in LIBRARIES]
-        cells = [verdict(facts) if facts else "not run" for facts in row]
+        cells = [facts["verdict"] if facts else "not run" for facts in row]
         ours = row[0] or {}
         times = [str(ours.get(key, "")) for key in ("wrap_seconds", "export_seconds")]
         lines.append(f"| {name} | " + " | ".join([*cells, *times]) + " |")
@@ -226,9 +226,10 @@ def main() -> None:
             print(f"{name}, {library}: {verdict(json.loads(result.read_text()))}", flush=True)
     results = {
         library: {
-            name: json.loads(path.read_text())
+            name: {"verdict": verdict(facts), **facts}
             for name in NETWORKS
             if (path := arguments.work_dir / f"{library}_{name}.json").exists()
+            for facts in [json.loads(path.read_text())]
         }
         for library in LIBRARIES
     }

@@ -222,6 +222,55 @@ def _latency(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _coverage(document: dict[str, Any]) -> list[str]:
+    ours, peers = (document["results"][name] for name in ("tfcompress", "tfmot"))
+    facts = ("parameters", "wrap_seconds", "export_seconds", "max_quanta")
+    rows = [
+        [name, peers[name]["verdict"], row["verdict"], *(row.get(fact) for fact in facts)]
+        for name, row in ours.items()
+    ]
+    counts = [
+        f"{sum(row['verdict'] == 'int8' for row in library.values())} of {len(library)}"
+        for library in (ours, peers)
+    ]
+    return [
+        "The smallest network of each family in `keras.applications`, with random weights at 64 or",
+        "96 pixels: wrapped for quantization-aware training, trained for a step and exported.",
+        f"Wholly int8 are {counts[0]} with tfcompress and {counts[1]} with tfmot. Seconds and the",
+        "distance of the file from the Keras model, in steps of its output scale, are those of",
+        "tfcompress.",
+        "",
+        *_table(["network", "tfmot", "tfcompress", *map(_spaced, facts)], rows),
+    ]
+
+
+def _shrinking(document: dict[str, Any]) -> list[str]:
+    def share(row: dict[str, Any], fact: str) -> str:
+        before, after = row[fact]
+        return f"{before:,} → {after:,} ({after / before:.1%})"
+
+    rows = []
+    for name, row in document["results"].items():
+        if "failed" in row:
+            rows.append([name, "fails", row["failed"].strip().splitlines()[-1]])
+            continue
+        cells = [row["groups"], share(row, "parameters"), share(row, "macs"), f"{row['error']:.1e}"]
+        islands = row.get("int8", {}).get("float_operators")
+        rows.append([name, *cells, row["loss"], row["seconds"], islands])
+    headings = ["groups", "parameters", "MACs", "error", "loss", "seconds", "float operators"]
+    return [
+        "The same networks, shrunk to half of their operations by removing channels, beside the",
+        "dense network whose same channels are zero: largest difference of the logits, relative to",
+        "the largest logit. Each then trained for a step, and was wrapped and exported as int8.",
+        "",
+        *_table(["network", *headings], rows),
+    ]
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _anything(document: dict[str, Any]) -> list[str]:
     """Return a result of no known form: its figures by dotted name, its lists as tables."""
     told = {"command", "date", "python", "processors", "versions"}
@@ -259,6 +308,8 @@ _SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "ptq": ("Post-training quantization beside its peers", _post_training),
     "sparsity": ("What each kind of sparsity pays", _sparsity),
     "user_code": ("Lines of user code", _user_code),
+    "coverage": ("Networks of keras.applications", _coverage),
+    "shrink_coverage": ("Half of the operations of keras.applications", _shrinking),
     "latency": ("Latency beside the float file", _latency),
     "step_time": ("Time of a training step", _step_time),
     "evaluation_speed": ("Speed of the evaluation", _evaluation_speed),

@@ -20,6 +20,7 @@ from absl import logging
 
 from tfcompress.export.flatbuffer_editing import operator_kind, repacked, unpacked
 from tfcompress.quantization.kernel_grid import KernelGrid
+from tfcompress.quantization.schemes import PACKED_BITS
 
 # Largest distance, in int8 codes, between the converter's rounding of a trained code and the code's
 # exact place: half a code, and some room for float noise where batch normalization was folded in.
@@ -210,7 +211,7 @@ class _Editor:
         """Rewrite every weight that is known, and the biases that are added to its products."""
         groups: dict[tuple[int, int, bool], list[_Reading]] = {}
         for known in self._known_weights():
-            is_packed = known.match.bits <= 4 and known.at.int4_version is not None
+            is_packed = known.match.bits <= PACKED_BITS and known.at.int4_version is not None
             reader = (id(known.graph), known.index(known.at.weight), is_packed)
             groups.setdefault(reader, []).append(known)
         biases: dict[tuple[int, int, bytes], list[tuple[_Reading, np.ndarray, np.ndarray]]] = {}

@@ -3,11 +3,13 @@
 In training a value is rounded wherever fake quantization finds it. In evaluation float noise would
 then decide some of the ties differently than the integers do, one value in some ten thousand, and
 deep networks multiply each. So what is read off a grid and ends on a grid is computed here as
-XNNPACK computes it, to the bit, where all scales are known.
+XNNPACK computes it, to the bit, where all scales are known. LiteRT's own kernels, for what XNNPACK
+does not run, round twice.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from keras import ops
@@ -36,14 +38,38 @@ def short_scale(scale: Any) -> Any:
     return scaled - (scaled - scale)
 
 
-def requantize(values: Any, unit: Any, scale: Any) -> Any:
-    """Round sums of products to codes of another scale, as XNNPACK does: once.
+@dataclass(frozen=True)
+class TwoRoundings:
+    """How LiteRT's own kernels requantize, which run what XNNPACK does not.
+
+    Sums are multiplied by a factor between 1/2 and 1 and rounded, then divided by a power of two
+    and rounded again. The factor has 31 bits there and 24 here.
+
+    Attributes:
+        finer: Which power of two of stored codes a code of the kernel is worth.
+        away: Whether halves are rounded away from zero. Defaults to False: up.
+    """
+
+    finer: float = 1.0
+    away: bool = False
+
+    def __call__(self, sums: Any, ratio: Any) -> Any:
+        """The codes of integer sums, one of which is worth `ratio` codes."""
+        power = ops.power(2.0, binary_places(ratio)) * self.finer
+        sign = ops.sign(sums) if self.away else 1.0
+        first = ops.floor(sign * sums * (ratio * power) + 0.5)
+        return sign * ops.floor(first / power + 0.5)
+
+
+def requantize(values: Any, unit: Any, scale: Any, roundings: TwoRoundings | None = None) -> Any:
+    """Round sums of products to codes of another scale, as LiteRT does.
 
     Args:
         values: Float32 tensor of shape (..., channels), the sums times `unit` but for float noise.
         unit: What one of the integer sums is worth, of shape (channels,) or (1,): the scale of the
             input times that of the weights. 0 where it is not known.
         scale: What a code of the result is worth, a scalar. 0 where it is not known.
+        roundings: Those of a kernel that rounds twice. Defaults to None: once, as XNNPACK does.
 
     Returns:
         Codes times `scale`, not clipped to any range; `values` where a scale is not known. The
@@ -53,8 +79,23 @@ def requantize(values: Any, unit: Any, scale: Any) -> Any:
     unit = ops.where(known, unit, 1.0)
     scale = ops.where(known, scale, 1.0)
     sums = ops.round(values / unit)
-    rounded = ops.where(known, ops.round(sums * (unit / scale)) * scale, values)
-    return straight_through(values, rounded)
+    ratio = unit / scale
+    codes = ops.round(sums * ratio) if roundings is None else roundings(sums, ratio)
+    return straight_through(values, ops.where(known, codes * scale, values))
+
+
+def binary_places(ratio: Any) -> Any:
+    """How often 1 is halved until a factor between 1/2 and 1 is left of a ratio; 0 of larger ones.
+
+    An exact power of two keeps the factor 1/2.
+
+    Args:
+        ratio: Positive float32 tensor.
+
+    Returns:
+        A float32 tensor of whole numbers, of the same shape.
+    """
+    return ops.maximum(-ops.floor(ops.log2(ratio) + 1e-6) - 1.0, 0.0)
 
 
 def add(a: Any, b: Any, scales: tuple[Any, Any], scale: Any) -> Any:

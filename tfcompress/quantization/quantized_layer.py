@@ -324,7 +324,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
     def requantized(
         self, outputs: Any, quantizer: ActivationQuantizer | None = None, number: int = 0
     ) -> Any:
-        """What the layer's sums become in evaluation: rounded once, as LiteRT does.
+        """What the layer's sums become in evaluation: rounded as LiteRT does.
 
         Args:
             outputs: The sums with their bias, before or behind a fused activation.
@@ -335,7 +335,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         unit = self._units[number] if self._units else None
         if target is None or unit is None or not self.computes_integers:
             return outputs
-        return requantize(outputs, unit, target.scale())
+        return requantize(outputs, unit, target.scale(), self.rule.roundings(self, number))
 
     def added(
         self, a: Any, b: Any, units: tuple[Any, Any], quantizer: ActivationQuantizer | None = None

@@ -41,6 +41,10 @@ def _fixed_range(ends: Any) -> tuple[float, float]:
     return low, high
 
 
+# Largest width of codes that LiteRT stores two in a byte.
+PACKED_BITS = 4
+
+
 @keras.saving.register_keras_serializable("tfcompress")
 @dataclass(frozen=True)
 class Scheme:
@@ -172,6 +176,16 @@ class Scheme:
     def has_given_scales(self) -> bool:
         """Whether the scales of weights are set from outside."""
         return self.weight_range == weight_scale.GIVEN
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether LiteRT stores a weight in 4 bits, for the operations that read them so."""
+        return self.weight_bits <= PACKED_BITS
+
+    @property
+    def packed_factor(self) -> int:
+        """How many 4-bit codes one of fewer bits is stored as, a power of two."""
+        return int(2 ** (PACKED_BITS - max(self.weight_bits, 2)))
 
     @property
     def on_converters_grid(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from keras import ops
 
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.integer_arithmetic import binary_places
 
 # A sum of products in float32 may be this much smaller than it should be.
 _FLOAT_NOISE = 5e-7
@@ -57,9 +58,7 @@ def rounded_twice(value: Any, unit: Any, target: Any) -> Any:
     """
     known = ops.logical_and(unit > 0, target > 0)
     ratio = ops.where(known, unit / ops.where(known, target, 1.0), 1.0)
-    # ratio = factor / 2**places with a factor of at least 1/2; an exact power of two stays one.
-    exponent = ops.floor(ops.log2(ratio) + 1e-6) + 1.0
-    places = ops.maximum(-exponent, 0.0)
+    places = binary_places(ratio)
     fine = ops.where(known, target, 1.0) * ops.power(2.0, -places)
     code = value / fine
     # Half a fine step further from zero, where ties of the second rounding fall.

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from tfcompress.graph import Node, keras_internals
 from tfcompress.quantization.bias_grid import round_bias, told_apart
-from tfcompress.quantization.integer_arithmetic import short_scale, straight_through
+from tfcompress.quantization.integer_arithmetic import TwoRoundings, short_scale, straight_through
 from tfcompress.quantization.rules.registry import Rule, register
 from tfcompress.quantization.substitution import substituted
 
@@ -187,6 +187,14 @@ class BatchNormalizationRule(ChannelAffineRule):
         source = wrapper.input_source()
         unit = source.summed_unit() if hasattr(source, "summed_unit") else None
         return None if unit is None else unit * ops.abs(self._code(wrapper))
+
+    def roundings(self, wrapper: Any, number: int) -> TwoRoundings | None:
+        """Of a folded one: those of the operation before it."""
+        source = wrapper.input_source()
+        found: TwoRoundings | None = None
+        if wrapper.folded:
+            found = source.rule.roundings(source, number)
+        return found
 
     def whole(self, wrapper: Any) -> tuple[Any, Any]:
         """With the bias of the operation before it, where it folds."""

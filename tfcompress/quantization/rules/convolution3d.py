@@ -8,12 +8,12 @@ from keras import layers, ops
 
 from tfcompress.graph import Node
 from tfcompress.quantization.rules.einsum import shape_refusal
-from tfcompress.quantization.rules.linear import LinearRule, deployed_activation
+from tfcompress.quantization.rules.linear import ConvolutionRule, LinearRule, deployed_activation
 from tfcompress.quantization.rules.registry import register
 
 
 @register(layers.Conv3D)
-class Conv3DRule(LinearRule):
+class Conv3DRule(ConvolutionRule):
     """LiteRT has no integer CONV_3D, but every output frame is a 2-D convolution.
 
     Its channels are those of all input frames that the kernel covers. Nothing is added up outside

@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from tfcompress.graph import Node
+from tfcompress.quantization.integer_arithmetic import TwoRoundings
 from tfcompress.quantization.rules.activations import PRE_ACTIVATION as PRE_ACTIVATION
 from tfcompress.quantization.rules.activations import (
     activate,
@@ -43,7 +44,7 @@ def deployed_activation(wrapper: Any, outputs: Any) -> Any:
     return activate(function, outputs, wrapper.deployed_quantizer)
 
 
-@register(layers.Dense, layers.Conv1D, layers.Conv2D)
+@register(layers.Dense)
 class LinearRule(Rule):
     """A kernel whose last axis is the output channel.
 
@@ -104,6 +105,17 @@ class LinearRule(Rule):
         return deployed_activation(wrapper, outputs)
 
 
+@register(layers.Conv1D, layers.Conv2D)
+class ConvolutionRule(LinearRule):
+    """As a dense layer, but XNNPACK does not run it where the kernel is packed."""
+
+    def roundings(self, wrapper: Any, number: int) -> TwoRoundings | None:
+        """Of LiteRT's kernels for packed weights; that of groups rounds halves in another way."""
+        if not wrapper.scheme.is_packed:
+            return None
+        return TwoRoundings(wrapper.scheme.packed_factor, away=wrapper.layer.groups > 1)
+
+
 @register(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 class DepthwiseRule(LinearRule):
     """Every input channel has `depth_multiplier` output channels, each with a scale."""
@@ -140,6 +152,12 @@ class SeparableRule(LinearRule):
         unit = wrapper.source_unit()
         depthwise = None if unit is None else unit * wrapper.channel_scale(0)
         return (wrapper.accumulator_unit(), depthwise)
+
+    def roundings(self, wrapper: Any, number: int) -> TwoRoundings | None:
+        """Of the pointwise convolution, where its weights are packed."""
+        if number or not wrapper.scheme.is_packed:
+            return None
+        return TwoRoundings(wrapper.scheme.packed_factor)
 
     def inner_quantizers(self, node: Node) -> InnerRanges:
         """One between the two convolutions."""

@@ -9,6 +9,7 @@ import keras
 
 from tfcompress.graph import Node
 from tfcompress.graph.registry import Registry
+from tfcompress.quantization.integer_arithmetic import TwoRoundings
 from tfcompress.quantization.rules.operation_layer import operation_of
 
 
@@ -72,6 +73,10 @@ class Rule:
         Each is a float32 tensor of shape (channels,) or (1,), or None where it is not known.
         """
         return ()
+
+    def roundings(self, wrapper: Any, number: int) -> TwoRoundings | None:
+        """How the sums in the unit of that number are requantized where not XNNPACK does it."""
+        return None
 
     def bias(self, layer: keras.layers.Layer) -> keras.Variable | None:
         """The bias that LiteRT adds to the integer sums of products, or None."""
