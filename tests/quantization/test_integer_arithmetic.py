@@ -2,10 +2,11 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 import tfcompress as tfc
-from tfcompress.quantization.integer_arithmetic import add, requantize, short_scale
+from tfcompress.quantization.integer_arithmetic import TwoRoundings, add, requantize, short_scale
 
 
 def _floats(low, high, size, seed=0):
@@ -36,6 +37,24 @@ def test_sums_are_rounded_once_in_float32():
     found = _numpy(requantize(noisy, some, scale))
     np.testing.assert_array_equal(found[:, 8:], noisy[:, 8:])
     np.testing.assert_array_equal(found[:, :8], expected[:, :8])
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("finer", [1, 4])
+def test_kernels_of_packed_weights_round_twice(away, finer):
+    """As `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT` (Jacob et al. 2018) do."""
+    # Of scales that make a factor of few bits, so that nothing is lost in float32.
+    unit, scale = np.float32(3 * 2.0**-14), np.float32(2.0**-6)
+    sums = np.random.default_rng(1).integers(-40_000, 40_000, 100_000)
+    # 3 / 256 is 0.75 / 2**6; of finer codes there are more, and each is worth less.
+    places = 6 + int(np.log2(finer))
+    fine = 2 * (sums * finer) * 3 + 4 >> 3
+    half = (1 << (places - 1)) - ((fine < 0) & away)
+    expected = (fine + half >> places) * scale
+    found = requantize(sums.astype("float32") * unit, unit, scale, TwoRoundings(finer, away))
+    np.testing.assert_array_equal(_numpy(found), expected)
+    once = _numpy(requantize(sums.astype("float32") * unit, unit, scale))
+    assert np.mean(once != expected) > 1e-3
 
 
 def test_addition_has_factors_of_21_bits():
@@ -71,9 +90,10 @@ def _network():
     return model
 
 
-def test_the_file_gives_the_same_integers_through_a_deep_network(tmp_path):
+@pytest.mark.parametrize("scheme", ["int8", "w4a8"])
+def test_the_file_gives_the_same_integers_through_a_deep_network(scheme, tmp_path):
     x = np.random.default_rng(0).normal(0, 1, (256, 16, 16, 3)).astype("float32")
-    qat = tfc.quantize_aware(_network(), "int8", calibration=x, verbose=False)
+    qat = tfc.quantize_aware(_network(), scheme, calibration=x, verbose=False)
     saved = tmp_path / "qat.keras"
     qat.save(saved)
     artifact = tfc.export(

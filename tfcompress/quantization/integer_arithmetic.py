@@ -45,9 +45,13 @@ class TwoRoundings:
     Sums are multiplied by a factor between 1/2 and 1 and rounded, then divided by a power of two
     and rounded again. The factor has 31 bits there and 24 here.
 
+    Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", section 2.2 and appendix B.
+
     Attributes:
         finer: Which power of two of stored codes a code of the kernel is worth.
-        away: Whether halves are rounded away from zero. Defaults to False: up.
+        away: Whether the second time halves are rounded away from zero, and not up as the first
+            time. Defaults to False.
     """
 
     finer: float = 1.0
@@ -56,9 +60,9 @@ class TwoRoundings:
     def __call__(self, sums: Any, ratio: Any) -> Any:
         """The codes of integer sums, one of which is worth `ratio` codes."""
         power = ops.power(2.0, binary_places(ratio)) * self.finer
-        sign = ops.sign(sums) if self.away else 1.0
-        first = ops.floor(sign * sums * (ratio * power) + 0.5)
-        return sign * ops.floor(first / power + 0.5)
+        first = ops.floor(sums * (ratio * power) + 0.5)
+        sign = ops.sign(first) if self.away else 1.0
+        return sign * ops.floor(sign * first / power + 0.5)
 
 
 def requantize(values: Any, unit: Any, scale: Any, roundings: TwoRoundings | None = None) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.graph import Node
+from tfcompress.graph import Node, keras_internals
 from tfcompress.quantization.rules.composed import ComposedRule, Quantizers
 from tfcompress.quantization.rules.registry import InnerRanges, Role, Rule, register
 
@@ -88,6 +88,29 @@ class AverageRule(ChainRule):
         """The chain, quantized at every link, and a product."""
         total = super().compose(layer, quantizer, inputs, *args, **kwargs)
         return ops.multiply(quantizer(f"partial_{len(inputs) - 1}")(total), 1.0 / len(inputs))
+
+
+@register(keras_internals.ScaledSum)
+class ScaledSumRule(ComposedRule, ArithmeticRule):
+    """`x + scale * y` of the residual blocks of InceptionResNetV2."""
+
+    def inner_quantizers(self, node: Node) -> InnerRanges:
+        """One for the product."""
+        return {"product": None}
+
+    def compose(
+        self, layer: Any, quantizer: Quantizers, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """A product and a sum."""
+        x, y = inputs
+        return ops.add(x, quantizer("product")(ops.multiply(y, layer.scale)))
+
+    def call(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The same, added as integers in evaluation."""
+        x, y = inputs
+        quantizer = wrapper.inner["product"]
+        product = quantizer(ops.multiply(y, wrapper.layer.scale))
+        return wrapper.added(x, product, (wrapper.source_unit(), quantizer.scale()))
 
 
 @register(layers.Concatenate, layers.Maximum, layers.Minimum, "Concatenate", "Stack")
