@@ -65,6 +65,7 @@ METHODS: dict[str, Method] = {
     "int8_min_max": own("int8", algorithms=[], tolerance=1000),
     "int8_equalization": own("int8", algorithms=["cross_layer_equalization"]),
     "int8": own("int8", effort="best"),
+    "fused_lstm_int8": own("int8", fused_lstm=True, tolerance=1000),
     "aeq_w4a8": aeq(4),
     "w4a8_min_max": own("w4a8", tolerance=1000),
     "w4a8_bias_correction": own("w4a8", algorithms=["bias_correction"]),
@@ -78,5 +79,5 @@ CHOSEN = {
     "resnet8": (*_EVERYWHERE, "aeq_w4a8", "w4a8_bias_correction", "w4a8_adaround"),
     "mobilenet_v2_unequal": (*_EVERYWHERE, "aeq_w4a8", "int8_min_max", "int8_equalization"),
     "ds_cnn": _EVERYWHERE,
-    "lstm": _EVERYWHERE,
+    "lstm": (*_EVERYWHERE, "fused_lstm_int8"),
 }

@@ -59,6 +59,12 @@ def _define(values: flags.FlagValues) -> None:
         "Say which layers cost most and, for Keras models, try the best remedy.",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_bool(
+        "fused_lstm", False,
+        "Make each LSTM layer of a Keras model one operator: far fewer bytes, slower on CPUs, and "
+        "its state stays between invocations.",
+        flag_values=values,
+    )  # fmt: skip
     define_calibration(values)
     flags.DEFINE_string(
         "signature", None,
@@ -142,6 +148,7 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
         samples,
         signature=values.signature,
         safe_mode=not values.unsafe,
+        fused_lstm=values.fused_lstm,
         time_limit=values.time_limit,
         **settings,
     )

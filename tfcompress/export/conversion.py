@@ -228,6 +228,7 @@ def convert_saved(
     signature: str | None = None,
     safe_mode: bool = True,
     inputs: Sequence[InputSpec] | None = None,
+    fused_lstm: bool = False,
     time_limit: float = 600,
     worker: Worker | None = None,
 ) -> Converted:
@@ -248,6 +249,7 @@ def convert_saved(
         signature: Signature of a SavedModel. Default: `serving_default`, or the only one.
         safe_mode: Whether code and access to files in the model are refused.
         inputs: What `describe_saved` returned, to save asking again.
+        fused_lstm: Whether LSTM layers of a Keras model become one operator each.
         time_limit: Seconds after which the child process is killed.
         worker: The child process; by default the one that everybody shares.
 
@@ -305,6 +307,7 @@ def convert_saved(
             calibration=files.get("calibration") if settings.calibrated else None,
             samples=files.get("samples"),
             references=files.get("references"),
+            fused_lstm=fused_lstm,
             time_limit=time_limit,
         )
         references = load_arrays(files["references"]) if samples is not None else {}

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfcompress.datasets.calibration import calibration_samples
 from tfcompress.export.artifact import Artifact
-from tfcompress.export.conversion import get_scheme, static_shapes
+from tfcompress.export.conversion import SCHEMES, get_scheme, static_shapes
 from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.float_file import FloatFile
 from tfcompress.export.inspection import Inspection, inspect_file
@@ -51,6 +51,7 @@ def convert(
     preprocessing: Mapping[str, Any] | None = None,
     signature: str | None = None,
     safe_mode: bool = True,
+    fused_lstm: bool = False,
     time_limit: float = 600,
 ) -> Artifact:
     """Convert a trained model to a TFLite file and prove the file against the model.
@@ -98,6 +99,10 @@ def convert(
         signature: Signature of a SavedModel. Default: `serving_default`, or the only one.
         safe_mode: Refuse files that hold Python code, such as Lambda layers, and SavedModels that
             read or write files. Defaults to True.
+        fused_lstm: Make each LSTM layer of a Keras model one operator instead of unrolling it: a
+            file of a tenth of the bytes, slower on CPUs, which keeps its state between invocations
+            (`reset_all_variables()` clears it). Only for what TensorFlow's converter quantizes.
+            Defaults to False.
         time_limit: Seconds after which the child process is killed.
 
     Returns:
@@ -127,6 +132,8 @@ def convert(
     options = ConversionOptions(
         io, observer, algorithms, effort, tolerance, preprocessing, safe_mode, time_limit
     )
+    if fused_lstm:
+        _require_converter(scheme, options, given.learned is not None)
     if isinstance(scheme, str) and scheme == "auto":
         from tfcompress.search.automatic import convert_automatically
 
@@ -168,8 +175,24 @@ def convert(
             "dictionary of arrays or a `tf.data.Dataset`, to find the ranges of the activations. "
             "Without data, scheme='dynamic' quantizes the weights only. Received: None"
         )
-    artifact = write_artifact(origin, path, scheme=name, io=io, samples=data, **options.proof)
+    artifact = write_artifact(
+        origin, path, scheme=name, io=io, samples=data, fused_lstm=fused_lstm, **options.proof
+    )
     return _with_notes(artifact, given.notes)
+
+
+def _require_converter(scheme: SchemeLike, options: ConversionOptions, has_ranges: bool) -> None:
+    """Raise unless TensorFlow's converter finds all ranges by itself."""
+    names = [name for name in SCHEMES if name not in ("int16x8", "fake_quant")]
+    if scheme not in names or options.own or has_ranges:
+        given = "ranges learned in training, " if has_ranges else ""
+        given += "".join(f"{name}={value!r}, " for name, value in options.own.items())
+        raise ValueError(
+            "`fused_lstm` is for what TensorFlow's converter quantizes by itself: the schemes "
+            f"{', '.join(map(repr, names))} without observer, algorithms, effort or learned "
+            "ranges. Leave it out, and LSTM layers are unrolled. "
+            f"Received: {given}scheme={scheme!r}"
+        )
 
 
 def _with_notes(artifact: Artifact, notes: Sequence[str]) -> Artifact:
@@ -192,6 +215,7 @@ def write_artifact(
     tolerance: Tolerance | float | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     plan_skipped: Sequence[Mapping[str, Any]] = (),
+    fused_lstm: bool = False,
     time_limit: float = 600,
 ) -> Artifact:
     """Convert, inspect and verify a model, and only then put the file and its sidecar in place.
@@ -207,6 +231,7 @@ def write_artifact(
         tolerance: See `Tolerance.of`.
         preprocessing: JSON-able description of what the model must be fed.
         plan_skipped: JSON-able rows of what was left alone, with reasons.
+        fused_lstm: Whether LSTM layers of a Keras model become one operator each.
         time_limit: Seconds after which the child process is killed.
 
     Returns:
@@ -237,6 +262,7 @@ def write_artifact(
             calibration=samples,
             samples=inputs,
             inputs=origin.inputs,
+            fused_lstm=fused_lstm,
             time_limit=time_limit,
         )
         inspection = inspect_file(aside)

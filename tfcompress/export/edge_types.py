@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.export.flatbuffer_editing import operator_code, repacked, unpacked
+from tfcompress.export.flatbuffer_editing import quantizing, repacked, unpacked
 
 # From the codes of int8 to those of uint8.
 _SHIFT = 128
@@ -30,16 +30,15 @@ def with_uint8_edges(content: bytes) -> bytes:
 
     model = unpacked(content)
     graph = model.subgraphs[0]
-    code = operator_code(model, schema.BuiltinOperator.QUANTIZE)
     heads, tails = [], []
     for place, index in _edges(graph, "inputs", schema):
         outer = _twin(graph, index, schema)
-        heads.append(_quantize(code, outer, index, schema))
+        heads.append(quantizing(model, outer, index))
         graph.inputs[place] = outer
         _redirect(model, "inputs", index, outer)
     for place, index in _edges(graph, "outputs", schema):
         outer = _twin(graph, index, schema)
-        tails.append(_quantize(code, index, outer, schema))
+        tails.append(quantizing(model, index, outer))
         graph.outputs[place] = outer
         _redirect(model, "outputs", index, outer)
     graph.operators = [*heads, *graph.operators, *tails]
@@ -63,16 +62,6 @@ def _twin(graph: Any, index: int, schema: Any) -> int:
     inner.name = inner.name + b"_int8"
     graph.tensors.append(outer)
     return len(graph.tensors) - 1
-
-
-def _quantize(code: int, source: int, target: int, schema: Any) -> Any:
-    operator = schema.OperatorT()
-    operator.opcodeIndex = code
-    operator.inputs = np.array([source], "int32")
-    operator.outputs = np.array([target], "int32")
-    operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
-    operator.builtinOptions = schema.QuantizeOptionsT()
-    return operator
 
 
 def _redirect(model: Any, side: str, before: int, after: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 # What these tensors hold is no array that could be an output.
 _OPAQUE = ("RESOURCE", "VARIANT", "STRING")
 
@@ -52,6 +54,28 @@ def operator_code(model: Any, kind: int, version: int = 1) -> int:
     code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
+
+
+def quantizing(model: Any, source: int, target: int) -> Any:
+    """An operator, not yet in a graph, that gives a tensor the type and scale of another.
+
+    Args:
+        model: A `ModelT`, which gets the kind of operator.
+        source: Number of the tensor to read.
+        target: Number of the tensor to write.
+
+    Returns:
+        An `OperatorT`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.QUANTIZE)
+    operator.inputs = np.array([source], "int32")
+    operator.outputs = np.array([target], "int32")
+    operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+    operator.builtinOptions = schema.QuantizeOptionsT()
+    return operator
 
 
 def exposed(content: bytes) -> bytes:

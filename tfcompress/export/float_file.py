@@ -71,6 +71,7 @@ class FloatFile:
         calibration: Mapping[str, np.ndarray] | None,
         samples: Mapping[str, np.ndarray],
         time_limit: float,
+        fused_lstm: bool = False,
         **_: Any,
     ) -> Converted:
         """Quantize to `output`, and let the float file answer the samples.
@@ -83,12 +84,19 @@ class FloatFile:
             calibration: Samples of shape (n, …) by input name, for the schemes that need ranges.
             samples: Samples to run through the float file.
             time_limit: Seconds after which the child process is killed.
+            fused_lstm: Must be False.
 
         Raises:
-            ValueError: If the scheme cannot be had from a file, or ai-edge-quantizer is missing.
+            ValueError: If the scheme cannot be had from a file, `fused_lstm` is true, or
+                ai-edge-quantizer is missing.
             ConversionError: If the quantizer failed, crashed or took too long.
         """
         self._check(scheme)
+        if fused_lstm:
+            raise ValueError(
+                "`fused_lstm` needs the layers of a Keras model. "
+                f"Received: the .tflite file {self.path}"
+            )
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
             files = {name: str(Path(folder) / f"{name}.npz") for name in ("in", "out", "ranges")}
             save_arrays(files["in"], samples)

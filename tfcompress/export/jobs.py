@@ -17,10 +17,10 @@ import numpy as np
 
 from tfcompress.export.arrays import load_arrays, save_arrays
 from tfcompress.export.child import note
+from tfcompress.export.converter_repairs import repaired
 from tfcompress.export.diagnosis import SUSPECT_OPS
 from tfcompress.export.flatbuffer import natural_order
-from tfcompress.export.integer_splits import with_integer_splits
-from tfcompress.export.loops import describe_unrolled, unrolled
+from tfcompress.export.loops import Loops
 from tfcompress.export.model_functions import ModelFunction, keras_function, load_function
 from tfcompress.export.worker import ConversionError
 
@@ -69,6 +69,7 @@ def convert(
     samples: str | None,
     references: str | None,
     safe_mode: bool = True,
+    fused_lstm: bool = False,
 ) -> dict[str, Any]:
     """Write a TFLite file, and what the float model answers to some samples.
 
@@ -83,6 +84,7 @@ def convert(
         samples: `.npz` with inputs to run through the source model, or `None`.
         references: `.npz` to write the model's answers to.
         safe_mode: Whether code and access to files in the model are refused.
+        fused_lstm: Whether LSTM layers of a Keras model become one operator each.
 
     Returns:
         Names of the `inputs` and `outputs` in the order of the model, and `notes` on what was done
@@ -97,10 +99,8 @@ def convert(
     static = _static_specs(function.specs, shapes)
     with tempfile.TemporaryDirectory() as folder:
         note(stage="tracing the model with a fixed batch")
-        loops: list[str] = []
-        if calibration is not None:
-            function, loops = unrolled(function)
-        _save_static(function, static, folder)
+        loops = Loops(function.owner, calibration is not None, fused_lstm)
+        _save_static(loops.applied(function), static, folder)
         concrete = tf.saved_model.load(folder).signatures["serving_default"]
         note(suspects=_suspects(concrete))
         if samples is not None and references is not None:
@@ -113,15 +113,14 @@ def convert(
             content = converter.convert()
         except Exception as error:
             raise ConversionError(f"The TFLite converter gave up: {error}") from error
-    content = with_integer_splits(content)
+    content = repaired(content)
     if scheme == "w4":
         from tfcompress.export.weight_storage import store_weights
 
         content = store_weights(content, 4)
     Path(output).write_bytes(content)
     names = sorted(concrete.structured_outputs, key=natural_order)
-    notes = describe_unrolled(loops)
-    return {"inputs": list(function.specs), "outputs": names, "notes": notes}
+    return {"inputs": list(function.specs), "outputs": names, "notes": loops.describe()}
 
 
 def run_file(path: str, samples: str, output: str, resolver: str) -> list[dict[str, Any]]:
@@ -164,7 +163,7 @@ def read_tensors(path: str, samples: str, output: str, indices: list[int], resol
 
 
 def write_saved_model(
-    model: Any, folder: str, shapes: dict[str, list[int]], unroll: bool
+    model: Any, folder: str, shapes: dict[str, list[int]], unroll: bool, fuse: bool = False
 ) -> list[str]:
     """Write a Keras model of this process as a SavedModel with a fixed batch (TensorFlow backend).
 
@@ -175,16 +174,15 @@ def write_saved_model(
         folder: Folder to write to.
         shapes: Static shape of each input, batch included.
         unroll: Whether recurrent layers are traced step by step.
+        fuse: Whether LSTM layers are traced as one operator each.
 
     Returns:
         Sentences on what was done to the model.
     """
     function = keras_function(model)
-    loops: list[str] = []
-    if unroll:
-        function, loops = unrolled(function)
-    _save_static(function, _static_specs(function.specs, shapes), folder)
-    return describe_unrolled(loops)
+    loops = Loops(model, unroll, fuse)
+    _save_static(loops.applied(function), _static_specs(function.specs, shapes), folder)
+    return loops.describe()
 
 
 @functools.lru_cache(maxsize=1)

@@ -93,7 +93,8 @@ class LiveModel:
                 shapes = static_shapes(settings["inputs"], settings["calibration"])
                 traced = str(Path(folder) / "saved_model")
                 unroll = SCHEMES[settings["scheme"]].calibrated
-                notes = write_saved_model(self.model, traced, shapes, unroll)
+                fuse = settings.pop("fused_lstm", False)
+                notes = write_saved_model(self.model, traced, shapes, unroll, fuse)
                 done = convert_saved(traced, output, **{**settings, "inputs": None})
                 done = replace(done, notes=(*notes, *done.notes))
         named = dict(zip(done.outputs, references))

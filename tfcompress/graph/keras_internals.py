@@ -18,7 +18,7 @@ from keras.src import backend as keras_backend
 # Layers inside networks of `keras.applications`, which Keras does not export.
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as ScaledSum
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 from keras.src.backend.common import global_state
 
 # The layers that the ConvLSTM layers are made of.

@@ -59,7 +59,7 @@ def operations(x):
         "layer_average": layers.Average()([x, other("d"), other("e")]),
         "layer_subtract": layers.Subtract()([x, other("f")]),
         "layer_multiply": layers.Multiply()([x, other("g"), other("h")]),
-        "scaled_sum": keras_internals.ScaledSum(0.17)([x, other("j")]),
+        "scaled_sum": keras_internals.CustomScaleLayer(0.17)([x, other("j")]),
         "rescaling": layers.Rescaling(CHANNELS.tolist(), 0.3)(x),
         "rescaling_cube": layers.Rescaling(0.5, 0.1)(cube),
         "normalization": layers.Normalization(mean=CHANNELS, variance=[1, 4, 2, 9])(x),

@@ -90,7 +90,7 @@ class AverageRule(ChainRule):
         return ops.multiply(quantizer(f"partial_{len(inputs) - 1}")(total), 1.0 / len(inputs))
 
 
-@register(keras_internals.ScaledSum)
+@register(keras_internals.CustomScaleLayer)
 class ScaledSumRule(ComposedRule, ArithmeticRule):
     """`x + scale * y` of the residual blocks of InceptionResNetV2."""
 
