@@ -60,6 +60,7 @@ def operations(x):
         "layer_subtract": layers.Subtract()([x, other("f")]),
         "layer_multiply": layers.Multiply()([x, other("g"), other("h")]),
         "scaled_sum": keras_internals.CustomScaleLayer(0.17)([x, other("j")]),
+        "layer_scale": keras_internals.LayerScale(0.4, 4)(x),
         "rescaling": layers.Rescaling(CHANNELS.tolist(), 0.3)(x),
         "rescaling_cube": layers.Rescaling(0.5, 0.1)(cube),
         "normalization": layers.Normalization(mean=CHANNELS, variance=[1, 4, 2, 9])(x),

@@ -237,6 +237,15 @@ class BatchNormalizationRule(ChannelAffineRule):
         return scale, offset + layer.beta if layer.center else offset
 
 
+@register(keras_internals.LayerScale)
+class LayerScaleRule(ChannelAffineRule):
+    """ConvNeXt's trained factor for each channel."""
+
+    def scale_and_offset(self, layer: keras.layers.Layer) -> tuple[Any, Any]:
+        """The factor, and no offset."""
+        return layer.gamma.value, ops.zeros(layer.gamma.shape)
+
+
 @register(layers.Rescaling)
 class RescalingRule(ChannelAffineRule):
     """`Rescaling(scale, offset)`, scalars or one value for each channel."""
