@@ -115,3 +115,25 @@ def test_learned_scales_reach_the_file(tmp_path):
         low, high = quantizer.range
         assert min(abs(step / (high - low) * 255 - 1) for step in steps.values()) < 1e-4
     assert quantized_form(model) is not model
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before_backup", "after_backup"])
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(first, tmp_path):
+    def callbacks():
+        ours = quantize("int8_lsq", begin=0.25)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        return [ours, backup] if first else [backup, ours]
+
+    def stop(epoch, logs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    whole, model = (compiled(build(), keras.optimizers.Adam(3e-3)) for _ in range(2))
+    fit(whole, quantize("int8_lsq", begin=0.25), epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *callbacks(), keras.callbacks.LambdaCallback(on_epoch_begin=stop), epochs=4)
+    resumed = compiled(build(), keras.optimizers.Adam(3e-3))
+    fit(resumed, *callbacks(), epochs=4)
+    wanted = numpy(find_twin(whole).variables())
+    for name, value in numpy(find_twin(resumed).variables()).items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-6, atol=1e-9, err_msg=name)

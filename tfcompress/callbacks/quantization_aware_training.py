@@ -45,8 +45,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
     **Learned ranges.** What a scheme such as `"int8_lsq"` learns by gradient starts at `begin` and
     is trained by a second optimizer of the same kind, settings and learning rate, so that the
-    model's own keeps its state. The state of the second is not saved: a resumed `fit` starts it
-    anew.
+    model's own keeps its state. The state of the second is saved with the ranges.
 
     **Pruning.** Together with `MagnitudePruning`, in any order in the list, pruned weights are
     zeros of the quantized kernels. A model that was pruned before keeps its zeros.
@@ -299,6 +298,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         learned = self.twin.learned()
         if learned:
             self._scales = ScaleTraining(self._require_routing().model, learned)
+            self.twin.accompany(self._scales.optimizer.variables)
             self._scales.install()
 
     def _stop_learning(self) -> None:

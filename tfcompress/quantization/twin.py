@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
 from typing import Any
@@ -69,6 +70,14 @@ class QuantizedTwin(KerasSaveable):
         """Those of `variables` that are trained by gradient."""
         return list(self._parts.learned)
 
+    def accompany(self, variables: Sequence[keras.Variable]) -> None:
+        """Save and restore further variables with the ranges: the state of their training.
+
+        Args:
+            variables: New ones. They take the values that a file, or those before them, had.
+        """
+        self._parts.accompany(variables)
+
     def start_scales(self) -> None:
         """Let learned scales of weights start from the weights of now."""
         for wrapper in self._parts.wrappers:
@@ -120,6 +129,7 @@ class QuantizedTwin(KerasSaveable):
         self.step = 0
         self._remembered.clear()
         self._assign(self._parts.initial)
+        self._parts.restart()
 
     def _assign(self, values: list[np.ndarray]) -> None:
         for variable, value in zip(self._parts.variables, values, strict=True):
@@ -131,6 +141,8 @@ class QuantizedTwin(KerasSaveable):
         store["step"] = np.int64(self.step)
         for index, variable in enumerate(self._parts.variables):
             store[f"range_{index}"] = ops.convert_to_numpy(variable)
+        for index, value in enumerate(self._parts.training_state()):
+            store[f"training_{index}"] = value
 
     def load_own_variables(self, store: Any) -> None:
         """Read what `save_own_variables` wrote.
@@ -150,7 +162,7 @@ class QuantizedTwin(KerasSaveable):
                 f"The file's ranges were learned with another scheme than {self.scheme.name!r}. "
                 f"Use the scheme that it was trained with. Received: {scheme}"
             )
-        values = [entries[key] for key in sorted(entries, key=_index) if key.startswith("range_")]
+        values = _numbered(entries, "range_")
         variables = self._parts.variables
         if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
             raise ValueError(
@@ -158,6 +170,7 @@ class QuantizedTwin(KerasSaveable):
                 f"Received: {len(values)} range variables for a model with {len(variables)}"
             )
         self._assign(values)
+        self._parts.resume(_numbered(entries, "training_"))
         self.step = int(entries["step"])
         self.restored = True
 
@@ -180,6 +193,32 @@ class _Parts:
         self.trained = [v for v in model.trainable_variables if id(v) in known]
         self.quantizers = quantizers_of(model)
         self.wrappers = wrappers_of(model)
+        self._training: list[keras.Variable] = []
+        self._fresh: list[np.ndarray] = []
+        self._loaded: list[np.ndarray] = []
+
+    def accompany(self, variables: Sequence[keras.Variable]) -> None:
+        """Let new variables take the place and the values of those of an earlier training."""
+        values = self.training_state()
+        self._training = list(variables)
+        self._fresh = [ops.convert_to_numpy(variable) for variable in variables]
+        self.resume(values)
+
+    def training_state(self) -> list[np.ndarray]:
+        """The values of the variables, or those that a file had for variables to come."""
+        return [ops.convert_to_numpy(v) for v in self._training] or self._loaded
+
+    def resume(self, values: list[np.ndarray]) -> None:
+        """Take values that an earlier training had; those of another optimizer are left."""
+        self._loaded = values
+        if [v.shape for v in values] == [tuple(v.shape) for v in self._training]:
+            for variable, value in zip(self._training, values, strict=True):
+                variable.assign(value)
+
+    def restart(self) -> None:
+        """Forget an earlier training."""
+        self.resume(self._fresh)
+        self._loaded = []
 
 
 class _SavedEntries(KerasSaveable):
@@ -308,6 +347,6 @@ def _scheme_text(scheme: schemes.Scheme | schemes.SchemeMap) -> str:
     return json.dumps(keras.saving.serialize_keras_object(scheme), sort_keys=True)
 
 
-def _index(key: str) -> int:
-    number = key.rsplit("_", 1)[-1]
-    return int(number) if number.isdigit() else -1
+def _numbered(entries: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    count = sum(key.startswith(prefix) for key in entries)
+    return [entries[f"{prefix}{index}"] for index in range(count)]
