@@ -82,3 +82,20 @@ def test_symmetric_learned_range_keeps_its_zero_point():
     quantizer(x, training=True)
     low, high = quantizer.range
     assert low / high == pytest.approx(-128 / 127, rel=1e-5)
+
+
+def test_gradient_descent_moves_a_pact_range_as_one_of_its_own():
+    import tensorflow as tf
+
+    quantizer = ActivationQuantizer(learned="pact")
+    x = tf.constant(np.random.default_rng(0).uniform(0, 4, (16, 32)).astype("float32"))
+    quantizer(x, training=True)
+    quantizer.growth.assign(np.log(0.5))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(quantizer(x, training=True))
+    before = quantizer.range[1]
+    clipped, rate = int(np.sum(x > before)), 1e-5
+    quantizer.growth.assign_sub(rate * tape.gradient(loss, quantizer.growth.value))
+    quantizer(x, training=True)
+    # Each clipped value has the gradient 1 with respect to the end of the range.
+    assert quantizer.range[1] - before == pytest.approx(-rate * clipped, rel=0.02)

@@ -273,9 +273,10 @@ class ActivationQuantizer(Source, keras.layers.Layer):
         # Whole codes, as the exported operation has them.
         below = ops.round(-low / start)
         low, high = -below * start, (steps - below) * start
-        strength = 1.0
         if self.learned == "lsq":
             strength = learned_scale.lsq_gradient_scale(features, steps)
+        else:
+            strength = learned_scale.pact_gradient_scale(steps)
         scale = learned_scale.learned_value(start, self.growth.value, strength)
         return low, high, start, scale
 

@@ -48,6 +48,18 @@ def lsq_gradient_scale(values: int, largest_code: Any) -> float:
     return 1.0 / math.sqrt(max(values, 1) * largest_code)
 
 
+def pact_gradient_scale(steps: int) -> float:
+    """Factor with which gradient descent on a scale moves a range as if that were trained.
+
+    Args:
+        steps: How many steps of the scale the range has.
+
+    Returns:
+        The factor: once because the range is so much larger, once because its gradient is smaller.
+    """
+    return 1.0 / steps**2
+
+
 def lsq_quantize(x: Any, scale: Any, lowest_code: Any, highest_code: Any) -> Any:
     """Quantize with a trained scale.
 
