@@ -61,6 +61,8 @@ bench: $(VENV)/.installed-bench  ## the benchmarks against other libraries (hour
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/shrink_coverage.py --export
+	$(BIN)/python benchmarks/mask_update.py
 	$(BIN)/python benchmarks/evaluation_speed.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/user_code.py
