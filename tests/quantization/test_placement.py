@@ -136,6 +136,13 @@ def test_float_operation_keeps_its_neighbours_integer():
     assert "sorts" in placement.rules[node].refusal(node)
 
 
+def test_an_input_that_only_floats_read_is_not_quantized():
+    x = keras.Input((8, 8, 4), name="image")
+    y = conv("b")(layers.Activation("sparsemax", name="sparsemax")(x))
+    _, quantized = place(x, y)
+    assert quantized == {"sparsemax", "b"}
+
+
 def test_shared_convolution_does_not_fold_a_batchnorm():
     shared = layers.BatchNormalization(name="bn")
     x = keras.Input((8, 8, 4), name="image")

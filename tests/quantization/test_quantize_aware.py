@@ -217,3 +217,18 @@ class TestBadInput:
     def test_calibration_data(self, data, message):
         with pytest.raises(ValueError, match=f"(?i){message}"):
             tfc.quantize_aware(self.model(), calibration=data, verbose=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["InceptionV3", "MobileNet", "MobileNetV2"])
+def test_whole_networks_train_and_become_integer_files(name, tmp_path):
+    shape = (75, 75, 3)
+    model = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=4)
+    # Values that do not vanish on the way through random weights.
+    x = RNG.uniform(0, 255, (8, *shape)).astype("float32")
+    qat = tfc.quantize_aware(model, "int8", calibration=x, verbose=False)
+    qat.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy")
+    assert np.isfinite(qat.train_on_batch(x, np.arange(8) % 4))
+    artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=x)
+    assert artifact.float_islands == []
+    assert artifact.fidelity.max_quanta <= 1
