@@ -42,6 +42,8 @@ def litert_outputs(path: Path, images: np.ndarray) -> tuple[np.ndarray, float]:
         inputs = inputs.astype(source["dtype"])
     outputs = []
     for image in inputs:
+        # An LSTM operator goes on from the state in which the image before left it.
+        interpreter.reset_all_variables()
         interpreter.set_tensor(source["index"], image[None])
         interpreter.invoke()
         outputs.append(interpreter.get_tensor(result["index"])[0])

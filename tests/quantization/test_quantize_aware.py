@@ -224,11 +224,16 @@ class TestBadInput:
 def test_whole_networks_train_and_become_integer_files(name, tmp_path):
     shape = (75, 75, 3)
     model = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=4)
-    # Values that do not vanish on the way through random weights.
+    for layer in model.layers:
+        # Statistics of one batch, without which a signal dies out in random weights.
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
     x = RNG.uniform(0, 255, (8, *shape)).astype("float32")
+    model(x, training=True)
     qat = tfc.quantize_aware(model, "int8", calibration=x, verbose=False)
     qat.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy")
     assert np.isfinite(qat.train_on_batch(x, np.arange(8) % 4))
-    artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=x)
+    # Random weights multiply what LiteRT's slow kernels round otherwise than XNNPACK.
+    artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=x, tolerance=100)
     assert artifact.float_islands == []
     assert artifact.fidelity.max_quanta <= 1

@@ -26,6 +26,8 @@ from tfcompress.export.worker import default_worker
 from tfcompress.graph import flatten
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.calibrate import quantizers_of
+from tfcompress.quantization.fake_quant import SMALLEST_RANGE
 from tfcompress.quantization.plan import left_in_float
 from tfcompress.quantization.twin import quantized_form
 
@@ -92,6 +94,7 @@ def export(
     else:
         wanted = [(spec.name, spec.shape[1:], spec.dtype) for spec in specs]
         samples, source = calibration_samples(calibration, wanted), "calibration"
+    _warn_of_vanishing_ranges(model)
     return write_artifact(
         DeployedModel(deployment_model(model), specs, model, restored_grids(model)),
         path,
@@ -104,6 +107,17 @@ def export(
         plan_skipped=left_in_float(flatten(model)),
         time_limit=time_limit,
     )
+
+
+def _warn_of_vanishing_ranges(model: keras.Model) -> None:
+    found = [q for q in quantizers_of(model) if q.range and np.ptp(q.range) < 2 * SMALLEST_RANGE]
+    if found:
+        logging.warning(
+            "%d activations are zero but for a millionth, the first at '%s': a signal dies out "
+            "there, as in deep networks with random weights. LiteRT refuses some of such files.",
+            len(found),
+            found[0].name,
+        )
 
 
 def _export_float(
