@@ -167,6 +167,17 @@ def test_float_operation_is_named_in_the_artifact(tmp_path):
     assert artifact.ops["CONV_2D"] == 2
 
 
+def test_a_signal_that_dies_out_is_told(caplog, tmp_path):
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, layers.Dense(2, name="head")(inputs))
+    x = RNG.normal(size=(16, 4)).astype("float32")
+    model.get_layer("head").kernel.assign(np.full((4, 2), 1e-9))
+    qat = tfc.quantize_aware(model, calibration=x, verbose=False)
+    with caplog.at_level("WARNING"):
+        tfc.export(qat, tmp_path / "m.tflite", calibration=x)
+    assert "1 activations are zero but for a millionth, the first at 'head_quantizer'" in caplog.text
+
+
 class TestBadInput:
     """A failed export says why and leaves an earlier file alone."""
 
