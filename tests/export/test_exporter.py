@@ -175,7 +175,9 @@ def test_a_signal_that_dies_out_is_told(caplog, tmp_path):
     qat = tfc.quantize_aware(model, calibration=x, verbose=False)
     with caplog.at_level("WARNING"):
         tfc.export(qat, tmp_path / "m.tflite", calibration=x)
-    assert "1 activations are zero but for a millionth, the first at 'head_quantizer'" in caplog.text
+    assert (
+        "1 activations are zero but for a millionth, the first at 'head_quantizer'" in caplog.text
+    )
 
 
 class TestBadInput:

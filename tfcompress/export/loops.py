@@ -111,11 +111,12 @@ class _FusedLoop:
     weights as tensors, becomes UNIDIRECTIONAL_SEQUENCE_LSTM in the converter.
 
     Attributes:
+        layer: The layer.
         traced: Whether the layer was called with what the operator can compute.
     """
 
     def __init__(self, layer: Any) -> None:
-        self._layer = layer
+        self.layer = layer
         self.traced = False
 
     def __call__(
@@ -126,10 +127,10 @@ class _FusedLoop:
         state = tf.get_static_value(initial_state[0])
         starts_from_zero = state is not None and not state.any()
         if mask is not None or not starts_from_zero or None in sequences.shape:
-            layer = self._layer
+            layer = self.layer
             return type(layer).inner_loop(layer, sequences, initial_state, mask, training)
         self.traced = True
-        cell = self._layer.cell
+        cell = self.layer.cell
         variables = (cell.kernel, cell.recurrent_kernel, cell.bias)
         fused = tf.function(
             _steps(sequences.shape[1]),
@@ -142,7 +143,7 @@ class _FusedLoop:
             },
         )
         weights = [tf.convert_to_tensor(variable.value) for variable in variables]
-        if self._layer.go_backwards:
+        if self.layer.go_backwards:
             sequences = tf.reverse(sequences, [1])
         last, outputs, *states, _ = fused(sequences, *initial_state, *weights)
         return last, outputs, states
@@ -187,9 +188,9 @@ def _unrolled(layers: Sequence[Any]) -> Iterator[None]:
 def _replaced(loops: dict[str, _FusedLoop]) -> Iterator[None]:
     # Through __dict__, because attribute tracking is closed once a layer is built.
     for loop in loops.values():
-        loop._layer.__dict__["inner_loop"] = loop
+        loop.layer.__dict__["inner_loop"] = loop
     try:
         yield
     finally:
         for loop in loops.values():
-            del loop._layer.__dict__["inner_loop"]
+            del loop.layer.__dict__["inner_loop"]
