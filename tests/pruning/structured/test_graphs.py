@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tfcompress.graph import keras_internals
+
 IMAGE = (8, 8, 3)
 
 
@@ -19,6 +21,7 @@ def residual_and_squeeze_excitation(x):
     y = layers.ReLU()(layers.BatchNormalization()(x))
     y = layers.Conv2D(8, 3, padding="same")(y)
     x = layers.Add()([x, layers.BatchNormalization()(y)])
+    x = keras_internals.CustomScaleLayer(0.3)([x, layers.Conv2D(8, 1)(y)])
     s = layers.GlobalAveragePooling2D(keepdims=True)(x)
     s = layers.Conv2D(4, 1, activation="relu")(s)
     x = layers.Multiply()([x, layers.Conv2D(8, 1, activation="sigmoid")(s)])

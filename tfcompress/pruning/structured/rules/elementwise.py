@@ -34,6 +34,7 @@ _PROBE = 0.73
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
+    keras_internals.CustomScaleLayer,
     keras_internals.StochasticDepth,
     layers.Add,
     layers.Average,
