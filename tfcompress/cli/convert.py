@@ -61,8 +61,7 @@ def _define(values: flags.FlagValues) -> None:
     )  # fmt: skip
     flags.DEFINE_bool(
         "fused_lstm", False,
-        "Make each LSTM layer of a Keras model one operator: far fewer bytes, slower on CPUs, and "
-        "its state stays between invocations.",
+        "One operator, with a state, for each LSTM layer.",
         flag_values=values,
     )  # fmt: skip
     define_calibration(values)
