@@ -256,12 +256,12 @@ def test_given_limits_of_weights_stay_and_clip():
     expected = np.clip(np.round(kernel / (limits / 127)), -127, 127) * (limits / 127)
     np.testing.assert_allclose(conv.quantized_kernels()[0][1], expected, atol=1e-6)
     np.testing.assert_allclose(conv.kernel_grids()[0].scales, limits / 127, rtol=1e-6)
-    before = [ops.convert_to_numpy(wrapper.scales[0][0]) for wrapper in (conv, head)]
+    before = [ops.convert_to_numpy(wrapper.kernels[0].limit) for wrapper in (conv, head)]
     qat.compile("sgd", "mse")
     qat.fit(X, np.ones((64, 3)), epochs=1, verbose=0)
     assert not np.array_equal(kernel, conv.layer.kernel)
     for wrapper, value in zip((conv, head), before, strict=True):
-        np.testing.assert_array_equal(wrapper.scales[0][0], value)
+        np.testing.assert_array_equal(wrapper.kernels[0].limit, value)
     with pytest.raises(ValueError, match="one limit or 8"):
         conv.set_weight_limits(0, np.ones(3))
     plain = tfc.quantize_aware(model(), verbose=False)

@@ -100,16 +100,13 @@ def check_zeros(model: keras.Model) -> None:
     """
     apply_masks(model)
     for wrapper in wrappers_of(model):
-        kernels = [kernel for kernel, _ in wrapper.rule.kernels(wrapper.layer)]
-        for kernel, value, mask in zip(
-            kernels, wrapper.baked_kernels(), wrapper.masks, strict=True
-        ):
-            if mask is None:
+        for kernel in wrapper.kernels:
+            if kernel.mask is None:
                 continue
-            pruned = ~ops.convert_to_numpy(mask)
-            lost = int(np.count_nonzero(value[pruned]))
+            pruned = ~ops.convert_to_numpy(kernel.mask)
+            lost = int(np.count_nonzero(kernel.baked()[pruned]))
             if lost:
                 raise ValueError(
                     f"Stripping '{wrapper.name}' would lose {lost} of {int(pruned.sum())} zeros "
-                    f"of '{kernel.path}'."
+                    f"of '{kernel.variable.path}'."
                 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,24 +15,14 @@ from tfcompress.graph import keras_internals
 from tfcompress.graph.rebuild import copy_variables
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.bias_grid import round_bias, told_apart
-from tfcompress.quantization.fake_quant import fake_quant_weight
 from tfcompress.quantization.integer_arithmetic import add, requantize
 from tfcompress.quantization.kernel_grid import KernelGrid
-from tfcompress.quantization.learned_scale import (
-    learned_value,
-    lsq_gradient_scale,
-    lsq_quantize,
-)
 from tfcompress.quantization.neighbours import Maker, Neighbour, Source, sources_of
+from tfcompress.quantization.quantized_kernel import QuantizedKernel, quantized_kernel
 from tfcompress.quantization.rules import rule_of
 from tfcompress.quantization.rules.operation_layer import OperationLayer
 from tfcompress.quantization.schemes import Scheme
 from tfcompress.quantization.substitution import substituted
-from tfcompress.quantization.weight_scale import (
-    fake_quant_to_limit,
-    fake_quant_to_scale,
-    weight_scale,
-)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -75,7 +66,6 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         if scheme is None:
             scheme = Scheme(weight_bits=weight_bits)
         self.scheme = scheme if isinstance(scheme, Scheme) else Scheme.from_config(scheme)
-        self.weight_bits = self.scheme.weight_bits
         self.masked = list(masked)
         self.folded = folded
         self.build_config = None if build_config is None else dict(build_config)
@@ -105,6 +95,11 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         self.deployed_calls = 0
 
     @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+        return self.scheme.weight_bits
+
+    @property
     def rule(self) -> Any:
         """The rule of the inner layer."""
         return rule_of(self.layer)
@@ -130,67 +125,59 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         super().build(input_shape)
         for quantizer in self.inner.values():
             quantizer.build()
-        kernels = [kernel for kernel, _ in self.rule.kernels(self.layer)]
+        kernels = self.rule.kernels(self.layer)
         masked = self.masked or [False] * len(kernels)
         self.masks = [
-            self.add_weight(
-                name=f"mask_{number}",
-                shape=kernel.shape,
-                dtype="bool",
-                initializer="ones",
-                trainable=False,
-                autocast=False,
-            )
-            if keeps_zeros
-            else None
-            for number, (kernel, keeps_zeros) in enumerate(zip(kernels, masked, strict=True))
+            self._variable(f"mask_{number}", kernel.shape, "bool", "ones") if keeps_zeros else None
+            for number, ((kernel, _), keeps_zeros) in enumerate(zip(kernels, masked, strict=True))
         ]
-        given = self.scheme.has_given_scales
-        # What is learned, as a start and its growth; or what is given, as the largest code's value.
-        self.scales = [
-            (
-                self._scale(f"scale_{number}", shape),
-                None if given else self._scale(f"growth_{number}", shape, True),
-            )
-            for number, shape in enumerate(self._scale_shapes())
+        self.kernels = [
+            quantized_kernel(kernel, axes, self.scheme, mask)
+            for (kernel, axes), mask in zip(kernels, self.masks, strict=True)
         ]
+        for number, kernel in enumerate(self.kernels):
+            kernel.add_scales(partial(self._scale, number))
 
-    def _scale_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the scales that are learned or given, one for each kernel."""
-        if self.scheme.learned != "lsq" and not self.scheme.has_given_scales:
-            return []
-        shapes = []
-        for kernel, axes in self.rule.kernels(self.layer):
-            kept = {axis % len(kernel.shape) for axis in self._channel_axes(axes)}
-            shapes.append(tuple(n if i in kept else 1 for i, n in enumerate(kernel.shape)))
-        return shapes
+    def _scale(self, number: int, name: str, shape: tuple[int, ...], trained: bool) -> Any:
+        name, start = f"{name}_{number}", "zeros" if trained else "ones"
+        return self._variable(name, shape, "float32", start, trained)
 
-    def _scale(self, name: str, shape: tuple[int, ...], trainable: bool = False) -> Any:
+    def _variable(
+        self, name: str, shape: Any, dtype: str, initializer: str, trainable: bool = False
+    ) -> Any:
         return self.add_weight(
             name=name,
             shape=shape,
-            initializer="zeros" if trainable else "ones",
+            initializer=initializer,
             trainable=trainable,
-            dtype="float32",
+            dtype=dtype,
             autocast=False,
         )
 
-    @property
-    def _largest_code(self) -> int:
-        return 2 ** (self.weight_bits - 1) - 1
+    def set_scheme(self, scheme: Scheme) -> None:
+        """Change how scales are found; what is learned or given stays as it is."""
+        self.scheme = scheme
+        for kernel in self.kernels:
+            kernel.scheme = scheme
+
+    @contextmanager
+    def computing_in(self, scheme: Scheme) -> Iterator[None]:
+        """Compute in another scheme, with scales found in the kernels' values, in the block."""
+        before = self.scheme, self.kernels
+        self.scheme = scheme
+        self.kernels = [
+            QuantizedKernel(kernel.variable, kernel.axes, scheme, kernel.mask)
+            for kernel in self.kernels
+        ]
+        try:
+            yield
+        finally:
+            self.scheme, self.kernels = before
 
     def start_scales(self) -> None:
         """Let scales that are learned start from the values that the kernels have now."""
-        if self.scales:
-            for (_, axes), value, (start, growth) in zip(
-                self.rule.kernels(self.layer), self._masked_values(), self.scales, strict=True
-            ):
-                scale = self._observed_scale(value, axes)
-                if growth is None:
-                    start.assign(scale * self._largest_code)
-                    continue
-                start.assign(scale)
-                growth.assign(ops.zeros(growth.shape))
+        for kernel in self.kernels:
+            kernel.start_scale()
 
     def set_weight_limits(self, number: int, limits: Any) -> None:
         """Fix what the largest code of a kernel stands for, in a scheme with given scales.
@@ -202,59 +189,11 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         Raises:
             ValueError: If the scales of the scheme are not given, or the limits do not fit.
         """
-        limits = np.asarray(limits, "float32")
-        if not self.scheme.has_given_scales:
-            raise ValueError(
-                f"The layer '{self.name}' finds its scales by itself. Give it a scheme with "
-                f"weight_range='given'. Received: scheme {self.scheme.name!r}"
-            )
-        kept, _ = self.scales[number]
-        if limits.ndim > 1 or limits.size not in (1, kept.shape[-1]):
-            raise ValueError(
-                f"'{self.name}' takes one limit or {kept.shape[-1]}, one for each channel of the "
-                f"last axis. Received: limits of shape {limits.shape}"
-            )
-        kept.assign(np.broadcast_to(limits, kept.shape))
-
-    def _channel_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
-        return axes if self.scheme.granularity == "per_channel" else ()
-
-    def _observed_scale(self, value: Any, axes: tuple[int, ...]) -> Any:
-        scheme = self.scheme
-        return weight_scale(
-            value,
-            self._channel_axes(axes),
-            scheme.weight_bits,
-            "max" if scheme.has_given_scales else scheme.weight_range,
-            scheme.power_of_two is not None,
-        )
-
-    def _filled(self, value: Any, axes: tuple[int, ...]) -> Any:
-        """Whether what shares a scale holds anything but zeros, in the shape of the scale."""
-        rank = len(value.shape)
-        kept = {axis % rank for axis in self._channel_axes(axes)}
-        reduced = tuple(axis for axis in range(rank) if axis not in kept)
-        return ops.any(ops.not_equal(value, 0), axis=reduced, keepdims=True)
-
-    def _masked_values(self) -> list[Any]:
-        """The values of the kernels in float32, with the masked ones zero."""
-        values = []
-        for (kernel, _), mask in zip(self.rule.kernels(self.layer), self.masks, strict=True):
-            value = ops.cast(kernel.value, "float32")
-            if mask is not None:
-                value = value * ops.cast(mask.value, "float32")
-            values.append(value)
-        return values
+        self.kernels[number].set_limits(np.asarray(limits, "float32"))
 
     def quantized_kernels(self) -> list[tuple[keras.Variable, Any]]:
         """Each kernel variable with its masked and fake-quantized value, in float32."""
-        with keras_internals.without_autocast():
-            return [
-                (kernel, self._quantized(number, value, axes))
-                for number, ((kernel, axes), value) in enumerate(
-                    zip(self.rule.kernels(self.layer), self._masked_values(), strict=True)
-                )
-            ]
+        return [(kernel.variable, kernel.quantized()) for kernel in self.kernels]
 
     def input_source(self, number: int = 0) -> Source | None:
         """Where an input was quantized, or the wrapper that it comes from unquantized."""
@@ -274,37 +213,9 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
             return self.source_unit()
         return None if self.scheme.arithmetic == "float" else self.inner[inner].scale()
 
-    def channel_scale(self, number: int | None = None) -> Any:
-        """What one code of a kernel is worth.
-
-        Args:
-            number: Which one. Defaults to None: that of the sums to which LiteRT adds the bias.
-
-        Returns:
-            A float32 tensor of shape (channels,) or (1,); 0 for a channel without weights, whose
-            scale the converter fits to the bias.
-        """
-        number = self.rule.summing_kernel if number is None else number
-        _, axes = self.rule.kernels(self.layer)[number]
-        with keras_internals.without_autocast():
-            value = self._masked_values()[number]
-            scale = self._scale_now(number, value, axes)
-            scale = ops.where(self._filled(value, axes), scale, 0.0)
-        return ops.stop_gradient(ops.reshape(scale, (-1,)))
-
-    def regridded(self, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """The kernel of LiteRT's sums with the same codes in units of another scale.
-
-        Args:
-            kernel: Its quantized values.
-            scale: What one code is worth now, of shape (channels,).
-        """
-        _, axes = self.rule.kernels(self.layer)[self.rule.summing_kernel]
-        kept = {axis % kernel.ndim for axis in axes}
-        shape = [n if axis in kept else 1 for axis, n in enumerate(kernel.shape)]
-        own = ops.convert_to_numpy(self.channel_scale())
-        own = np.where(own > 0, own, 1).reshape(shape if own.size > 1 else -1)
-        return np.rint(kernel / own) * scale.reshape(shape)
+    def summing_kernel(self) -> QuantizedKernel:
+        """The kernel of the sums to which LiteRT adds the bias."""
+        return self.kernels[self.rule.summing_kernel]
 
     def accumulator_unit(self) -> Any:
         """What one code of the integer sums is worth to which LiteRT adds the bias.
@@ -313,7 +224,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
             A float32 tensor of shape (channels,) or (1,), 0 where it is not known; or None.
         """
         unit = self.summed_unit()
-        return None if unit is None else unit * self.channel_scale()
+        return None if unit is None else unit * self.summing_kernel().channel_scale()
 
     @property
     def computes_integers(self) -> bool:
@@ -364,61 +275,9 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         with keras_internals.without_autocast():
             return None if bias is None else ops.cast(bias.value, "float32")
 
-    def _quantized(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
-        scheme, bits = self.scheme, self.weight_bits
-        if scheme.has_given_scales:
-            limit, _ = self.scales[number]
-            return fake_quant_to_limit(value, limit.value, self._channel_axes(axes), bits)
-        if self.scales:
-            steps = self._largest_code
-            return lsq_quantize(value, self._kept_scale(number), -steps, steps)
-        if scheme.weight_range == "max" and scheme.power_of_two is None:
-            return fake_quant_weight(value, self._channel_axes(axes), bits)
-        return fake_quant_to_scale(value, self._observed_scale(value, axes), bits)
-
-    def _kept_scale(self, number: int) -> Any:
-        start, growth = self.scales[number]
-        if growth is None:
-            return start.value / self._largest_code
-        kernel, _ = self.rule.kernels(self.layer)[number]
-        shared = math.prod(kernel.shape) // max(1, math.prod(start.shape))
-        strength = lsq_gradient_scale(shared, self._largest_code)
-        return learned_value(start.value, growth.value, strength)
-
     def kernel_grids(self) -> list[KernelGrid]:
         """The integer codes and scales of the kernels, as the exported file must have them."""
-        grids = []
-        with keras_internals.without_autocast():
-            kernels, values = self.rule.kernels(self.layer), self._masked_values()
-            for number, ((kernel, axes), value) in enumerate(zip(kernels, values, strict=True)):
-                quantized = self._quantized(number, value, axes)
-                scale = self._scale_now(number, value, axes)
-                grids.append(
-                    KernelGrid.of(
-                        kernel.path,
-                        ops.convert_to_numpy(quantized),
-                        ops.convert_to_numpy(scale),
-                        axes,
-                        self.scheme,
-                    )
-                )
-        return grids
-
-    def _scale_now(self, number: int, value: Any, axes: tuple[int, ...]) -> Any:
-        return self._kept_scale(number) if self.scales else self._observed_scale(value, axes)
-
-    def scaled_kernels(self) -> list[tuple[keras.Variable, np.ndarray, np.ndarray]]:
-        """Each kernel variable, its masked values in units of a code, and what a code is worth.
-
-        Rounding and clipping the second gives the codes; the third broadcasts to it.
-        """
-        found = []
-        with keras_internals.without_autocast():
-            kernels, values = self.rule.kernels(self.layer), self._masked_values()
-            for number, ((kernel, axes), value) in enumerate(zip(kernels, values, strict=True)):
-                scale = ops.convert_to_numpy(self._scale_now(number, value, axes))
-                found.append((kernel, ops.convert_to_numpy(value) / scale, scale))
-        return found
+        return [kernel.grid() for kernel in self.kernels]
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the inner layer with its kernels quantized."""
@@ -439,12 +298,8 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
             self._units = ()
 
     def _masked_kernels(self) -> list[tuple[keras.Variable, Any]]:
-        kernels = [kernel for kernel, _ in self.rule.kernels(self.layer)]
-        return [
-            (kernel, ops.cast(kernel.value, "float32") * ops.cast(mask.value, "float32"))
-            for kernel, mask in zip(kernels, self.masks, strict=True)
-            if mask is not None
-        ]
+        masked = (kernel for kernel in self.kernels if kernel.mask is not None)
+        return [(kernel.variable, kernel.masked()) for kernel in masked]
 
     @property
     def deployed_name(self) -> str:
@@ -453,13 +308,12 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
 
     def baked_kernels(self) -> list[np.ndarray]:
         """The masked and quantized values of the kernels."""
-        return [ops.convert_to_numpy(value) for _, value in self.quantized_kernels()]
+        return [kernel.baked() for kernel in self.kernels]
 
     def constants(self) -> dict[int, np.ndarray]:
         """By `id(variable)`, what the layer's variables are in the exported model."""
         values = {id(v): ops.convert_to_numpy(v.value) for v in self.layer.variables}
-        kernels = [id(kernel) for kernel, _ in self.rule.kernels(self.layer)]
-        return {**values, **dict(zip(kernels, self.baked_kernels(), strict=True))}
+        return {**values, **{id(kernel.variable): kernel.baked() for kernel in self.kernels}}
 
     def baked_copy(self, **overrides: Any) -> keras.layers.Layer:
         """A copy of the inner layer for export, with the quantized kernels as its weights.

@@ -278,21 +278,18 @@ def _gains(
 def _more_bits(graph: Graph, node: Node) -> Iterator[None]:
     """Let a layer compute with 8-bit weights if it has fewer, else in float, inside the block."""
     wrapper = node.operation
-    before = wrapper.scheme, wrapper.weight_bits
-    quantizers = [] if wrapper.weight_bits < _FULL else _output_quantizers(graph, node)
+    if wrapper.weight_bits < _FULL:
+        with wrapper.computing_in(Scheme()):
+            yield
+        return
+    switched = [wrapper, *_output_quantizers(graph, node)]
     try:
-        if wrapper.weight_bits < _FULL:
-            wrapper.scheme, wrapper.weight_bits = Scheme(), _FULL
-        else:
-            wrapper.quantizing = False
-        for quantizer in quantizers:
-            quantizer.quantizing = False
+        for part in switched:
+            part.quantizing = False
         yield
     finally:
-        wrapper.scheme, wrapper.weight_bits = before
-        wrapper.quantizing = True
-        for quantizer in quantizers:
-            quantizer.quantizing = True
+        for part in switched:
+            part.quantizing = True
 
 
 def _output_quantizers(graph: Graph, node: Node) -> list[ActivationQuantizer]:

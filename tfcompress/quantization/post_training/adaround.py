@@ -120,9 +120,11 @@ class AdaRound(Algorithm):
         wrapper, reason = step.wrapper, self._obstacle(step)
         if reason:
             return LayerOutcome(wrapper.name, {}, reason)
-        found = wrapper.scaled_kernels()
-        roundings = [Rounding.of(codes, scale, wrapper.weight_bits) for _, codes, scale in found]
-        kernels = [kernel for kernel, _, _ in found]
+        kernels = [kernel.variable for kernel in wrapper.kernels]
+        roundings = [
+            Rounding.of(*kernel.codes_and_scale(), wrapper.weight_bits)
+            for kernel in wrapper.kernels
+        ]
 
         def forward(inputs: Any, values: list[Any]) -> Any:
             pairs = zip(kernels, values, strict=True)
@@ -140,7 +142,9 @@ class AdaRound(Algorithm):
         better = after < before
         for kernel, value in zip(kernels, learned if better else nearest, strict=True):
             kernel.assign(value)
-        _keep_scales(wrapper)
+        # Scales that are found in the values: the largest magnitudes have their codes for sure.
+        if wrapper.scheme.learned != "lsq":
+            wrapper.set_scheme(replace(wrapper.scheme, weight_range="max"))
         gain = 10 * math.log10(before / max(after, 1e-30)) if better else 0.0
         changed = sum(int((a != b).sum()) for a, b in zip(learned, nearest, strict=True))
         weights = sum(value.size for value in nearest)
@@ -210,9 +214,3 @@ def _error(
         total += float(np.square(difference, dtype="float64").sum())
         count += difference.size
     return total / count
-
-
-def _keep_scales(wrapper: Any) -> None:
-    """Let the scales be found from the largest magnitudes, which have their codes for sure."""
-    if wrapper.scheme.learned != "lsq":
-        wrapper.scheme = replace(wrapper.scheme, weight_range="max")

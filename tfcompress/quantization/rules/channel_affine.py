@@ -208,7 +208,7 @@ class BatchNormalizationRule(ChannelAffineRule):
         if not wrapper.folded:
             return super()._code(wrapper)
         scale, _ = super().whole(wrapper)
-        return short_scale(wrapper.input_source().channel_scale() * scale)
+        return short_scale(wrapper.input_source().summing_kernel().channel_scale() * scale)
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """In the weights and the bias of the operation before it, if it folds."""
@@ -221,8 +221,12 @@ class BatchNormalizationRule(ChannelAffineRule):
         _, offset = self.whole(wrapper)
         folded = type(before).from_config({**before.get_config(), "use_bias": True})
         outputs = folded(*tensors)
-        kernel = wrapper.input_source().regridded(
-            ops.convert_to_numpy(before.kernel), ops.convert_to_numpy(self._code(wrapper))
+        kernel = (
+            wrapper.input_source()
+            .summing_kernel()
+            .regridded(
+                ops.convert_to_numpy(before.kernel), ops.convert_to_numpy(self._code(wrapper))
+            )
         )
         offset = ops.convert_to_numpy(round_bias(offset, unit))
         folded.set_weights([kernel, told_apart(np.broadcast_to(offset, folded.bias.shape))])

@@ -150,7 +150,7 @@ class SeparableRule(LinearRule):
     def units(self, wrapper: Any) -> tuple[Any, ...]:
         """Those of the pointwise and of the depthwise convolution."""
         unit = wrapper.source_unit()
-        depthwise = None if unit is None else unit * wrapper.channel_scale(0)
+        depthwise = None if unit is None else unit * wrapper.kernels[0].channel_scale()
         return (wrapper.accumulator_unit(), depthwise)
 
     def roundings(self, wrapper: Any, number: int) -> TwoRoundings | None:
