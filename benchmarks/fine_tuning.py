@@ -13,9 +13,11 @@ import numpy as np
 
 BATCH_SIZE = 128
 SPARSITY = 0.8
-# Sparsity grows over the first half of the steps; the second half lets the network recover.
-PRUNING_BEGIN, PRUNING_END = 0.0, 0.5
+# Sparsity grows over the first quarter of the steps; the others let the network recover.
+PRUNING_BEGIN, PRUNING_END = 0.0, 0.25
 PRUNING_FREQUENCY = 20
+# tfcompress lets pruned weights come back up to here; tfmot has nothing like it.
+REGROW_UNTIL = 0.75
 CALIBRATION_SAMPLES = 256
 
 

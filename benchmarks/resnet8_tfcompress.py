@@ -66,6 +66,7 @@ def run(stage: str, work: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]
                 begin=fine_tuning.PRUNING_BEGIN,
                 end=fine_tuning.PRUNING_END,
                 frequency=fine_tuning.PRUNING_FREQUENCY,
+                regrow_until=fine_tuning.REGROW_UNTIL,
             )
             fine_tuning.fine_tune(model, keras, arrays, fine_tuning.POLICIES[stage], [pruning])
             model.save(trained)

@@ -101,7 +101,7 @@ def test_evidence_is_saved_with_the_masks():
     other = attach_state(linear())
     other.load_own_variables(store)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(other.masks[0].evidence), value)
-    other.drop_evidence()
+    other.drop_training_values()
     store = {}
     other.save_own_variables(store)
     assert not [key for key in store if key.startswith("evidence")]

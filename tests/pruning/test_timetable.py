@@ -10,7 +10,7 @@ def updates(timetable, steps, steps_per_execution=1, start=0, last=-1):
         if timetable.due(step, last, min(steps_per_execution, steps - step)):
             result.append(step)
             final = timetable.is_final(step, min(steps_per_execution, steps - step))
-            last = timetable.end if final else step
+            last = max(timetable.end, timetable.last_due(step)) if final else step
     return result
 
 
@@ -23,6 +23,14 @@ def test_the_last_update_comes_before_the_last_step():
     timetable = make_timetable(0.0, 1.0, 4, epochs=1, steps_per_epoch=10)
     assert updates(timetable, 10) == [0, 4, 8, 9]
     assert timetable.is_final(9)
+
+
+def test_weights_are_exchanged_after_the_end():
+    timetable = make_timetable(0, 10, 4, epochs=1, steps_per_epoch=30, regrow_until=21)
+    assert updates(timetable, 30) == [0, 4, 8, 10, 12, 16, 20, 21]
+    assert updates(timetable, 30, start=14, last=12) == [16, 20, 21]
+    with pytest.raises(ValueError, match="`regrow_until` is step 9"):
+        make_timetable(0, 10, 4, epochs=1, steps_per_epoch=30, regrow_until=9)
 
 
 def test_steps_per_execution():

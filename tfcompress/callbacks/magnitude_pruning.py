@@ -102,6 +102,12 @@ class MagnitudePruning(PruningCallback):
         macs: Prune until this many multiplications by weights that are not zero are left, or, up to
             1, this share of them. LiteRT does not skip zeros.
         data: Samples for `"apoz"` and `"mean_activation"`, as calibration data.
+        regrow_until: Step or share, `end` or later, up to which pruned weights may come back. They
+            are trained along outside of the model, by the gradients of the pruned model (dynamic
+            pruning with feedback, Lin et al. 2020, https://arxiv.org/abs/2006.07253, algorithm 1),
+            and at every update of the masks all weights compete anew at the scheduled sparsity.
+            That costs a copy of the weights while it trains, and lets `end` come earlier. For
+            criteria that look at the weights only. Defaults to `None`: pruned weights stay pruned.
 
     Attributes:
         targets: The weights to prune, once the training has begun.
@@ -139,12 +145,20 @@ class MagnitudePruning(PruningCallback):
         gzip_bytes: int | None = None,
         macs: int | float | None = None,
         data: Any = None,
+        regrow_until: int | float | None = None,
     ) -> None:
-        super().__init__(begin, end, frequency)
+        super().__init__(begin, end, frequency, regrow_until)
         goals = {"parameters": parameters, "bytes": bytes, "gzip_bytes": gzip_bytes, "macs": macs}
         self.settings = PruningSettings(
             sparsity, schedule, scope, include, exclude, criterion, pattern, goals, data
         )
+        seen = self.settings.criterion
+        if regrow_until is not None and (seen.uses_gradients or seen.uses_channels):
+            raise ValueError(
+                f"{seen!r} cannot score weights that are not in the model, so "
+                "pruned ones cannot come back: take 'magnitude' or 'lamp', or leave out "
+                f"`regrow_until`. Received: regrow_until={regrow_until!r}"
+            )
         self.skipped: list[SkippedWeight] = []
         self._choice: Choice | None = None
 
@@ -164,6 +178,17 @@ class MagnitudePruning(PruningCallback):
         result.update({f"sparsity/{name}": zeros[name] / sizes[name] for name in zeros})
         return result
 
+    def describe(self, share: float | None = None) -> dict[str, Any]:
+        """The settings of one weight, for a plan.
+
+        Args:
+            share: Sparsity that is asked of it. Defaults to None: that of all.
+        """
+        settings = self.settings.describe(share)
+        if self.regrow_until is not None:
+            settings["regrow_until"] = self.regrow_until
+        return settings
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, without `data`."""
         return {
@@ -171,6 +196,7 @@ class MagnitudePruning(PruningCallback):
             "begin": self.begin,
             "end": self.end,
             "frequency": self.frequency,
+            "regrow_until": self.regrow_until,
         }
 
     @classmethod

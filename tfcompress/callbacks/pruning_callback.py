@@ -44,6 +44,8 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         begin: Step (int) or share of the training (float) at which pruning starts.
         end: Step or share at which the goal is reached.
         frequency: Steps between updates of the masks; None for a fitting number.
+        regrow_until: Step or share up to which pruned weights may come back. Defaults to None: they
+            do not.
 
     Attributes:
         targets: The weights to prune, once the callback has a model.
@@ -53,14 +55,23 @@ class PruningCallback(keras.callbacks.Callback, ABC):
     # Lets Keras run the batch-end hooks of its progress bar beside the training: ours only counts.
     async_safe = True
 
-    def __init__(self, begin: int | float, end: int | float, frequency: int | None) -> None:
+    def __init__(
+        self,
+        begin: int | float,
+        end: int | float,
+        frequency: int | None,
+        regrow_until: int | float | None = None,
+    ) -> None:
         super().__init__()
         _check_frequency(frequency)
         check_moment("begin", begin)
         check_moment("end", end)
+        if regrow_until is not None:
+            check_moment("regrow_until", regrow_until)
         self.begin = begin
         self.end = end
         self.frequency = frequency
+        self.regrow_until = regrow_until
         self.targets: list[PruningTarget] = []
         self.reached: Reached | None = None
         self._state: PruningState | None = None
@@ -130,7 +141,12 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         params = self.params or {}
         self._steps_per_epoch = params.get("steps")
         self._timetable = make_timetable(
-            self.begin, self.end, self.frequency, params.get("epochs"), self._steps_per_epoch
+            self.begin,
+            self.end,
+            self.frequency,
+            params.get("epochs"),
+            self._steps_per_epoch,
+            self.regrow_until,
         )
         self._positioned = False
         self._batches_begun = 0
@@ -157,7 +173,9 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         if timetable.due(state.step, state.last_update, self._batch_steps):
             final = timetable.is_final(state.step, self._batch_steps)
             self._advance(1.0 if final else timetable.progress(state.step))
-            state.last_update = timetable.end if final else state.step
+            state.last_update = state.step
+            if final:
+                state.last_update = max(timetable.end, timetable.last_due(state.step))
         state.step += self._batch_steps
         self._batches_begun += 1
 
@@ -209,7 +227,7 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         if self._progress is not None:
             self.reached = self._progress.reached()
             logging.info("Pruned %s. %s", self._model.name, self.reached)
-        self.state.drop_evidence()
+        self.state.drop_training_values()
         after_other_callbacks(self._model, self.params, self._leave_model)
 
     def _find_position(self, epoch: int) -> None:
@@ -241,6 +259,8 @@ class PruningCallback(keras.callbacks.Callback, ABC):
             accumulate = self._accumulate()
             if accumulate is not None:
                 self.state.gather(own)
+            if self.regrow_until is not None:
+                self.state.train_along(own)
             known = {id(mask) for mask in own}
             self._enforcement.install(
                 [mask for mask in self.state.masks if id(mask) in known or mask.pruned],

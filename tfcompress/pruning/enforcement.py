@@ -51,7 +51,13 @@ class MaskConstraint(keras.constraints.Constraint):
         Returns:
             Tensor of the same shape and dtype.
         """
-        return self.mask.masked(w if self.inner is None else self.inner(w))
+        mask = self.mask
+        weight = w if self.inner is None else self.inner(w)
+        if mask.dense is not None:
+            # TensorFlow hands a constraint the Keras variable itself.
+            weight = weight.value if isinstance(weight, keras.Variable) else weight
+            mask.dense.assign(mask.trained_along(weight, mask.value.value, mask.dense.value))
+        return mask.masked(weight)
 
 
 class Enforcement(ABC):
@@ -136,6 +142,9 @@ class TrainingStateEnforcement(Enforcement):
         keras_internals.training_state_extras(model).extend(
             _TrainingState(mask.evidence) for mask in gathering if mask.evidence is not None
         )
+        keras_internals.training_state_extras(model).extend(
+            _TrainingState(mask.dense) for mask in masks if mask.dense is not None
+        )
         original = model.train_step
         object.__setattr__(model, _ORIGINAL_STEP, original)
 
@@ -161,6 +170,9 @@ class TrainingStateEnforcement(Enforcement):
                     continue
                 keep = non_trainable[values[id(copy)]]
                 weight = trainable[index]
+                if mask.dense is not None:
+                    place = values[id(mask.dense)]
+                    non_trainable[place] = mask.trained_along(weight, keep, non_trainable[place])
                 trainable[index] = ops.where(keep, weight, ops.zeros((), dtype=weight.dtype))
             return logs, (trainable, non_trainable, *others)
 

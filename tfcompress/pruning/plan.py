@@ -32,7 +32,7 @@ def pruning_rows(model: keras.Model, callback: MagnitudePruning) -> Plan:
     for weight in weights_of(model):
         key = id(weight.variable)
         if key in shares:
-            settings = callback.settings.describe(shares[key])
+            settings = callback.describe(shares[key])
             rows.append(weight_row(weight, {TECHNIQUE: settings}))
         else:
             rows.append(weight_row(weight, skipped={TECHNIQUE: reasons.get(key, "not trainable")}))

@@ -22,8 +22,9 @@ from tfcompress.pruning.state import Mask
 class MaskProgress:
     """Sets masks to the sparsity that a schedule asks for.
 
-    Pruned weights stay pruned: sparsity never falls, and the number of pruned weights is exact, or
-    as near as whole blocks and channels come.
+    Sparsity never falls, and the number of pruned weights is exact, or as near as whole blocks and
+    channels come. Pruned weights stay pruned, unless their masks train them along: then all
+    compete anew at every update.
 
     Args:
         masks: The masks to advance.
@@ -121,7 +122,7 @@ class MaskProgress:
         outcomes = self.preview(sparsity)
         changed = [outcome for outcome in outcomes if outcome.value is not _SAME]
         for outcome in changed:
-            outcome.mask.assign(outcome.value, outcome.pruned)
+            outcome.mask.exchange(outcome.value, outcome.pruned)
         for mask in self.masks:
             mask.apply()
         return bool(changed)
@@ -138,8 +139,11 @@ class MaskProgress:
         }
         values = None
         for group, count in self._scope.shares(self._rooms, sparsity):
+            regrows = any(self.masks[index].dense is not None for index in group)
             if count <= self._pruned(group) + self._rounding(group):
-                continue
+                if not regrows or not self._pruned(group):
+                    continue
+                count = self._pruned(group)
             if values is None and self._measurement is not None and criterion is None:
                 values = self._measurement.read()
             outcomes.update(self._selected(group, count, criterion or self.criterion, values or {}))
@@ -227,15 +231,17 @@ class MaskProgress:
             mask = self.masks[index]
             shape = tuple(mask.variable.shape)
             value = self.pattern.restore(units_kept, self._layouts[index], shape)
-            # What another pattern pruned before stays pruned.
-            value = ops.logical_and(value, mask.value.value)
+            if mask.dense is None:
+                # What another pattern pruned before stays pruned.
+                value = ops.logical_and(value, mask.value.value)
             found[index] = Outcome(mask, value, mask.size - count_true(value))
         return found
 
     def _units(self, index: int, criterion: Criterion, values: dict[int, Any]) -> Units:
         mask, layout = self.masks[index], self._layouts[index]
-        weights = self.pattern.arrange(mask.variable.value, layout)
-        kept = self.pattern.arrange(mask.value.value, layout)
+        weights = self.pattern.arrange(mask.values(), layout)
+        open_to = mask.value.value if mask.dense is None else ops.ones_like(mask.value.value)
+        kept = self.pattern.arrange(open_to, layout)
         kept = ops.reshape(kept, (-1,)) if kept.shape[1] == 1 else ops.any(kept, axis=1)
         evidence = None
         if criterion.uses_gradients:
@@ -257,7 +263,7 @@ class MaskProgress:
                 f"{self.schedule!r} must return sparsities of at least 0 and below 1. "
                 f"Received: {sparsity!r} at progress {progress}"
             )
-        # A schedule of the user's own may overshoot; pruned weights could not come back.
+        # A schedule of the user's own may overshoot; sparsity could not fall again.
         return min(sparsity, self.sparsity)
 
     def _pruned(self, group: Sequence[int]) -> int:

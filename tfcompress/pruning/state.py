@@ -29,6 +29,8 @@ class Mask:
         pruned: Number of pruned entries.
         evidence: Float32 `keras.Variable` of the weight's shape in which a criterion gathers what
             training shows; None unless one does.
+        dense: `keras.Variable` like the weight in which pruned entries are trained along, so that
+            they can come back; None unless they may.
     """
 
     def __init__(self, target: PruningTarget) -> None:
@@ -41,6 +43,7 @@ class Mask:
         )
         self.pruned = 0
         self.evidence: keras.Variable | None = None
+        self.dense: keras.Variable | None = None
 
     @property
     def size(self) -> int:
@@ -62,6 +65,30 @@ class Mask:
         self.value.assign(value)
         self.pruned = self.size - count_true(self.value.value) if pruned is None else pruned
 
+    def values(self) -> Any:
+        """The weight; where it is pruned, what it would be if it is trained along, else 0."""
+        weight = self.variable.value
+        if self.dense is None:
+            return weight
+        return ops.where(self.value.value, weight, self.dense.value)
+
+    def exchange(self, value: Any, pruned: int) -> None:
+        """Set the mask; entries that come back take the values that they have grown to."""
+        if self.dense is not None:
+            self.dense.assign(self.values())
+            self.variable.assign(self.masked_by(value))
+        self.assign(value, pruned)
+
+    def trained_along(self, weight: Any, keep: Any, dense: Any) -> Any:
+        """What `dense` is after a training step.
+
+        Args:
+            weight: The weight after the step, in which pruned entries started from 0.
+            keep: The mask.
+            dense: What it was before.
+        """
+        return ops.where(keep, weight, dense + weight)
+
     def masked(self, value: Any) -> Any:
         """`value` with 0 where pruned, which a product is not where the value is not finite."""
         # TensorFlow hands a constraint the Keras variable itself.
@@ -69,8 +96,8 @@ class Mask:
         return ops.where(self.value.value, tensor, ops.zeros((), dtype=tensor.dtype))
 
     def masked_by(self, value: Any) -> Any:
-        """The weight with 0 where another mask, a boolean tensor of its shape, is False."""
-        weight = self.variable.value
+        """`values` with 0 where another mask, a boolean tensor of its shape, is False."""
+        weight = self.values()
         return ops.where(value, weight, ops.zeros((), dtype=weight.dtype))
 
     def apply(self) -> None:
@@ -166,16 +193,29 @@ class PruningState(KerasSaveable):
                         name="pruning_evidence",
                     )
 
+    def train_along(self, masks: Iterable[Mask]) -> None:
+        """Give masks a place in which pruned entries are trained; what they have is kept."""
+        with self._scope():
+            for mask in masks:
+                if mask.dense is None:
+                    mask.dense = keras.Variable(
+                        ops.convert_to_numpy(mask.variable.value),
+                        trainable=False,
+                        dtype=mask.variable.dtype,
+                        aggregation="only_first_replica",
+                        name="pruned_values",
+                    )
+
     def forget_evidence(self) -> None:
         """Start the evidence of all masks from zero."""
         for mask in self.masks:
             if mask.evidence is not None:
                 mask.evidence.assign(ops.zeros_like(mask.evidence.value))
 
-    def drop_evidence(self) -> None:
-        """Give up the evidence of all masks, which then is in no file."""
+    def drop_training_values(self) -> None:
+        """Give up what only training needs of all masks, which then is in no file."""
         for mask in self.masks:
-            mask.evidence = None
+            mask.evidence = mask.dense = None
 
     def apply(self) -> None:
         """Set every pruned entry of every weight to zero."""
@@ -187,6 +227,8 @@ class PruningState(KerasSaveable):
         self.step, self.last_update, self.begin = 0, -1, -1
         self.forget_evidence()
         for mask in self.masks:
+            if mask.dense is not None:
+                mask.dense.assign(ops.zeros_like(mask.dense.value))
             if mask.pruned:
                 mask.assign(np.ones(mask.variable.shape, bool), 0)
 
@@ -199,6 +241,8 @@ class PruningState(KerasSaveable):
             store[f"mask_{index}"] = np.packbits(mask.numpy().reshape(-1))
             if mask.evidence is not None:
                 store[f"evidence_{index}"] = ops.convert_to_numpy(mask.evidence.value)
+            if mask.dense is not None:
+                store[f"dense_{index}"] = ops.convert_to_numpy(mask.dense.value)
 
     def load_own_variables(self, store: Any) -> None:
         """Read what `save_own_variables` wrote.
@@ -221,6 +265,8 @@ class PruningState(KerasSaveable):
         for key, values in entries.items():
             if key.startswith("evidence_"):
                 self._load_evidence(int(key.removeprefix("evidence_")), values)
+            if key.startswith("dense_"):
+                self._load_dense(int(key.removeprefix("dense_")), values)
         self.restored = True
 
     def _load_mask(self, index: int, packed: np.ndarray) -> None:
@@ -241,6 +287,12 @@ class PruningState(KerasSaveable):
         self.gather([mask])
         if mask.evidence is not None:
             mask.evidence.assign(values)
+
+    def _load_dense(self, index: int, values: np.ndarray) -> None:
+        mask = self._masks[id(self._variables[index])]
+        self.train_along([mask])
+        if mask.dense is not None:
+            mask.dense.assign(values)
 
     def _require(self, target: PruningTarget) -> Mask:
         key = id(target.variable)

@@ -18,15 +18,18 @@ class PruningTimetable:
 
     Attributes:
         begin: Step of the first update: pruning starts after that many training steps.
-        end: Step of the last update, which sets the final sparsity.
+        end: Step of the update that sets the final sparsity.
         frequency: Steps from one update to the next.
         total: Planned number of training steps; None if the data does not say.
+        settled: Step of the last update, `end` or later; None for `end`. The updates after `end`
+            exchange weights at the same sparsity.
     """
 
     begin: int
     end: int
     frequency: int
     total: int | None
+    settled: int | None = None
 
     def due(self, step: int, last_update: int, steps: int = 1) -> bool:
         """Whether masks must be updated before the training goes on.
@@ -37,7 +40,7 @@ class PruningTimetable:
             steps: Number of training steps until the next chance to update.
         """
         if self.is_final(step, steps):
-            return last_update < self.end
+            return last_update < max(self.end, self.last_due(step))
         return step >= self.begin and self.last_due(step) > last_update
 
     def is_final(self, step: int, steps: int = 1) -> bool:
@@ -51,9 +54,11 @@ class PruningTimetable:
         """The last step up to `step` at which an update was due; -1 if none was."""
         if step < self.begin:
             return -1
-        if step >= self.end:
-            return self.end
-        return self.begin + (step - self.begin) // self.frequency * self.frequency
+        last = max(self.end, self.settled or 0)
+        if step >= last:
+            return last
+        due = self.begin + (step - self.begin) // self.frequency * self.frequency
+        return due if step < self.end else max(due, self.end)
 
     def progress(self, step: int) -> float:
         """Share of the way from begin to end, in [0, 1]."""
@@ -85,6 +90,7 @@ def make_timetable(
     frequency: int | None,
     epochs: int | None,
     steps_per_epoch: int | None,
+    regrow_until: int | float | None = None,
 ) -> PruningTimetable:
     """Resolve shares of the training and check that the schedule fits into it.
 
@@ -95,6 +101,7 @@ def make_timetable(
             be under 25 updates.
         epochs: Planned number of epochs, those already done included; None if unknown.
         steps_per_epoch: Training steps in an epoch; None if unknown.
+        regrow_until: Step or share up to which weights are exchanged. Defaults to None: `end`.
 
     Returns:
         The timetable.
@@ -126,6 +133,12 @@ def make_timetable(
             f"Pruning would end before it begins: `begin` is step {first}, `end` is step {last}. "
             f"{length} Received: begin={begin!r}, end={end!r}".replace("  ", " ")
         )
+    settled = None if regrow_until is None else step_of("regrow_until", regrow_until, total)
+    if settled is not None and not last <= settled <= (total or settled):
+        raise ValueError(
+            f"Pruned weights may come back until `end`, step {last}, or later in the training: "
+            f"`regrow_until` is step {settled}. {length} Received: regrow_until={regrow_until!r}"
+        )
     if frequency is None:
         frequency = max(1, min(_MAX_FREQUENCY, (last - first) // _MIN_UPDATES))
-    return PruningTimetable(first, last, frequency, total)
+    return PruningTimetable(first, last, frequency, total, settled)

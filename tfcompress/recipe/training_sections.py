@@ -99,6 +99,8 @@ class PruneSection(FitSection):
         pattern: `unstructured`, blocks such as `1x4`, N of M such as `2:4`, or `channel`.
         include: Layers to prune, by name, regular expression or class; `None` means all.
         exclude: Layers to leave alone.
+        regrow_until: Step, or share of the stage, up to which pruned weights may come back; `None`
+            means never.
     """
 
     epochs: Positive = 5
@@ -116,6 +118,7 @@ class PruneSection(FitSection):
     pattern: str | None = None
     include: Patterns = None
     exclude: Patterns = None
+    regrow_until: Moment | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
