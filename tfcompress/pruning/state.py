@@ -17,6 +17,9 @@ from tfcompress.pruning.targets import PruningTarget, every_weight
 
 _ATTRIBUTE = "_tfcompress_pruning"
 
+# Attributes of masks that exist while a model trains only.
+_TRAINING_VALUES = ("evidence", "dense")
+
 
 class Mask:
     """Which entries of one weight are pruned.
@@ -215,7 +218,8 @@ class PruningState(KerasSaveable):
     def drop_training_values(self) -> None:
         """Give up what only training needs of all masks, which then is in no file."""
         for mask in self.masks:
-            mask.evidence = mask.dense = None
+            for kind in _TRAINING_VALUES:
+                setattr(mask, kind, None)
 
     def apply(self) -> None:
         """Set every pruned entry of every weight to zero."""
@@ -239,10 +243,10 @@ class PruningState(KerasSaveable):
         store["begin"] = np.int64(self.begin)
         for index, mask in self._indexed_masks():
             store[f"mask_{index}"] = np.packbits(mask.numpy().reshape(-1))
-            if mask.evidence is not None:
-                store[f"evidence_{index}"] = ops.convert_to_numpy(mask.evidence.value)
-            if mask.dense is not None:
-                store[f"dense_{index}"] = ops.convert_to_numpy(mask.dense.value)
+            for kind in _TRAINING_VALUES:
+                variable = getattr(mask, kind)
+                if variable is not None:
+                    store[f"{kind}_{index}"] = ops.convert_to_numpy(variable.value)
 
     def load_own_variables(self, store: Any) -> None:
         """Read what `save_own_variables` wrote.
@@ -263,10 +267,12 @@ class PruningState(KerasSaveable):
             if key.startswith("mask_"):
                 self._load_mask(int(key.removeprefix("mask_")), packed)
         for key, values in entries.items():
-            if key.startswith("evidence_"):
-                self._load_evidence(int(key.removeprefix("evidence_")), values)
-            if key.startswith("dense_"):
-                self._load_dense(int(key.removeprefix("dense_")), values)
+            kind, _, index = key.partition("_")
+            if kind in _TRAINING_VALUES:
+                mask = self._masks[id(self._variables[int(index)])]
+                make = self.gather if kind == "evidence" else self.train_along
+                make([mask])
+                getattr(mask, kind).assign(values)
         self.restored = True
 
     def _load_mask(self, index: int, packed: np.ndarray) -> None:
@@ -281,18 +287,6 @@ class PruningState(KerasSaveable):
             )
         bits = np.unpackbits(packed, count=target.size).astype(bool)
         self._require(target).assign(bits.reshape(tuple(target.variable.shape)))
-
-    def _load_evidence(self, index: int, values: np.ndarray) -> None:
-        mask = self._masks[id(self._variables[index])]
-        self.gather([mask])
-        if mask.evidence is not None:
-            mask.evidence.assign(values)
-
-    def _load_dense(self, index: int, values: np.ndarray) -> None:
-        mask = self._masks[id(self._variables[index])]
-        self.train_along([mask])
-        if mask.dense is not None:
-            mask.dense.assign(values)
 
     def _require(self, target: PruningTarget) -> Mask:
         key = id(target.variable)
