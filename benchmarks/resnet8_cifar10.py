@@ -159,6 +159,7 @@ def report(work: Path, output: Path, command: str) -> dict[str, Any]:
             "pruning_begin": fine_tuning.PRUNING_BEGIN,
             "pruning_end": fine_tuning.PRUNING_END,
             "pruning_frequency": fine_tuning.PRUNING_FREQUENCY,
+            "regrow_until": fine_tuning.REGROW_UNTIL,
             "calibration_samples": fine_tuning.CALIBRATION_SAMPLES,
             **{name: dataclasses.asdict(p) for name, p in fine_tuning.POLICIES.items()},
         },

@@ -55,6 +55,7 @@ def test_text_table_and_dictionary(negating_artifact: Artifact):
     assert json.loads(json.dumps(report.to_dict()))["ops"] == report.ops
     assert list(report.to_frame()["name"]) == [o.name for o in report.operators]
     assert "<table>" in report._repr_html_()
+    assert repr(report) == str(report)
 
 
 def test_bytes_and_paths_give_the_same(int8_artifact: Artifact):

@@ -27,7 +27,7 @@ _INT8_RESULTS = frozenset({"int8", "int4", "int32", "int64", "bool"})
 _WEIGHT_TYPES = frozenset({"float32", "float16", "bfloat16", "int8", "uint8", "int4", "int2"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """Everything `inspect_file` found; prints as a table.
 
@@ -185,6 +185,9 @@ class Inspection:
             for weight in self.weights
         ]
         return "\n".join(lines)
+
+    # In a Python shell the object alone shows the table, as it does in a notebook.
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = "".join(
