@@ -56,15 +56,20 @@ NETWORKS = {
 }
 
 
-# Sparsity is complete early, and weights are exchanged for a while; channels do not come back.
-ZEROS = {"end": fine_tuning.PRUNING_END, "regrow_until": fine_tuning.REGROW_UNTIL}
-CHANNELS_END = 0.5
+# At high sparsity it is complete early, and weights are exchanged for a while. 2:4 and channels
+# take half of the training, and what they prune stays pruned.
+ZEROS = {
+    "criterion": "lamp",
+    "end": fine_tuning.PRUNING_END,
+    "regrow_until": fine_tuning.REGROW_UNTIL,
+}
+HALFWAY = 0.5
 
 # Arguments of the pruning callback of each row; the other rows change the network itself.
-PRUNED = {
-    "unstructured_80": {"sparsity": 0.8, "criterion": "lamp", **ZEROS},
-    "unstructured_90": {"sparsity": 0.9, "criterion": "lamp", **ZEROS},
-    "two_of_four": {"pattern": "2:4", **ZEROS},
+PRUNED: dict[str, dict[str, Any]] = {
+    "unstructured_80": {"sparsity": 0.8, **ZEROS},
+    "unstructured_90": {"sparsity": 0.9, **ZEROS},
+    "two_of_four": {"pattern": "2:4", "end": HALFWAY},
 }
 METHODS = ("dense", *PRUNED, "half_macs", "half_macs_gradual", "fewer_layers")
 
@@ -88,7 +93,7 @@ def compressed(method: str, network: Network, model: Any, arrays: dict[str, np.n
     elif method == "half_macs":
         model = tfc.shrink(model, macs=0.5)
     elif method == "half_macs_gradual":
-        callbacks = [tfc.callbacks.StructuredPruning(macs=0.5, end=CHANNELS_END)]
+        callbacks = [tfc.callbacks.StructuredPruning(macs=0.5, end=HALFWAY)]
     elif method == "fewer_layers":
         samples = fine_tuning.calibration(arrays)
         model = tfc.remove_layers(model, samples, n=network.blocks)
