@@ -28,7 +28,7 @@ def model():
 
 
 def bits_of(qat):
-    return {wrapper.name: wrapper.weight_bits for wrapper in wrappers_of(qat) if wrapper.masks}
+    return {wrapper.name: wrapper.weight_bits for wrapper in wrappers_of(qat) if wrapper.kernels}
 
 
 @pytest.mark.parametrize("name", sorted(schemes.SCHEMES))

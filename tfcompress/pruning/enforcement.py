@@ -53,9 +53,9 @@ class MaskConstraint(keras.constraints.Constraint):
         """
         mask = self.mask
         weight = w if self.inner is None else self.inner(w)
+        # TensorFlow hands a constraint the Keras variable itself.
+        weight = weight.value if isinstance(weight, keras.Variable) else weight
         if mask.dense is not None:
-            # TensorFlow hands a constraint the Keras variable itself.
-            weight = weight.value if isinstance(weight, keras.Variable) else weight
             mask.dense.assign(mask.trained_along(weight, mask.value.value, mask.dense.value))
         return mask.masked(weight)
 
@@ -138,13 +138,12 @@ class TrainingStateEnforcement(Enforcement):
             keras.Variable(mask.numpy(), trainable=False, dtype="bool", name="pruning_mask")
             for mask in masks
         ]
-        keras_internals.training_state_extras(model).extend(map(_TrainingState, self._copies))
-        keras_internals.training_state_extras(model).extend(
-            _TrainingState(mask.evidence) for mask in gathering if mask.evidence is not None
-        )
-        keras_internals.training_state_extras(model).extend(
-            _TrainingState(mask.dense) for mask in masks if mask.dense is not None
-        )
+        kept = [
+            *self._copies,
+            *(mask.evidence for mask in gathering if mask.evidence is not None),
+            *(mask.dense for mask in masks if mask.dense is not None),
+        ]
+        keras_internals.training_state_extras(model).extend(map(_TrainingState, kept))
         original = model.train_step
         object.__setattr__(model, _ORIGINAL_STEP, original)
 

@@ -94,9 +94,7 @@ class Mask:
 
     def masked(self, value: Any) -> Any:
         """`value` with 0 where pruned, which a product is not where the value is not finite."""
-        # TensorFlow hands a constraint the Keras variable itself.
-        tensor = value.value if isinstance(value, keras.Variable) else value
-        return ops.where(self.value.value, tensor, ops.zeros((), dtype=tensor.dtype))
+        return ops.where(self.value.value, value, ops.zeros((), dtype=value.dtype))
 
     def masked_by(self, value: Any) -> Any:
         """`values` with 0 where another mask, a boolean tensor of its shape, is False."""

@@ -248,7 +248,7 @@ class _Instrumenter:
             wrapper = self._wrappers.get(id(node.operation))
             if wrapper is None:
                 continue
-            kernels = [kernel for kernel, _ in wrapper.rule.kernels(node.operation)]
-            for kernel, mask in zip(kernels, wrapper.masks, strict=True):
-                if mask is not None:
-                    mask.assign(self.masks[id(kernel)])
+            originals = wrapper.rule.kernels(node.operation)
+            for (original, _), kernel in zip(originals, wrapper.kernels, strict=True):
+                if kernel.mask is not None:
+                    kernel.mask.assign(self.masks[id(original)])

@@ -126,14 +126,15 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         for quantizer in self.inner.values():
             quantizer.build()
         kernels = self.rule.kernels(self.layer)
-        masked = self.masked or [False] * len(kernels)
-        self.masks = [
+        masks = [
             self._variable(f"mask_{number}", kernel.shape, "bool", "ones") if keeps_zeros else None
-            for number, ((kernel, _), keeps_zeros) in enumerate(zip(kernels, masked, strict=True))
+            for number, ((kernel, _), keeps_zeros) in enumerate(
+                zip(kernels, self.masked or [False] * len(kernels), strict=True)
+            )
         ]
         self.kernels = [
             quantized_kernel(kernel, axes, self.scheme, mask)
-            for (kernel, axes), mask in zip(kernels, self.masks, strict=True)
+            for (kernel, axes), mask in zip(kernels, masks, strict=True)
         ]
         for number, kernel in enumerate(self.kernels):
             kernel.add_scales(partial(self._scale, number))

@@ -221,13 +221,8 @@ class BatchNormalizationRule(ChannelAffineRule):
         _, offset = self.whole(wrapper)
         folded = type(before).from_config({**before.get_config(), "use_bias": True})
         outputs = folded(*tensors)
-        kernel = (
-            wrapper.input_source()
-            .summing_kernel()
-            .regridded(
-                ops.convert_to_numpy(before.kernel), ops.convert_to_numpy(self._code(wrapper))
-            )
-        )
+        weights, code = map(ops.convert_to_numpy, (before.kernel, self._code(wrapper)))
+        kernel = wrapper.input_source().summing_kernel().regridded(weights, code)
         offset = ops.convert_to_numpy(round_bias(offset, unit))
         folded.set_weights([kernel, told_apart(np.broadcast_to(offset, folded.bias.shape))])
         return outputs
