@@ -35,6 +35,8 @@ class MagnitudePruning(PruningCallback):
     The logs of each epoch, and so `History`, gain `sparsity`, the share of zeros in all pruned
     weights, and `sparsity/<layer>` for each layer.
 
+    In the `fit` of a `keras.distillation.Distiller` the student is pruned.
+
     **Resuming.** The masks and the step are saved with the weights by `BackupAndRestore`,
     `ModelCheckpoint` and `model.save`, and the schedule position in a `fit` is found thus:
 
@@ -218,7 +220,7 @@ class MagnitudePruning(PruningCallback):
         masks, settings, choice = self._own_masks(), self.settings, self._choice
         shares = choice.shares if choice is not None else [None] * len(masks)
         goal = settings.goal(self.targets, shares)
-        goal.bind(self._model, masks)
+        goal.bind(self._network, masks)
         return MaskProgress(
             masks,
             goal,

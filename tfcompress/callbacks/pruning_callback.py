@@ -9,6 +9,7 @@ import keras
 from absl import logging
 
 from tfcompress.callbacks.training_end import after_other_callbacks
+from tfcompress.graph.keras_internals import deployed_part
 from tfcompress.moments import check_moment
 from tfcompress.pruning.averages import keeps_averages, mask_averages
 from tfcompress.pruning.enforcement import Enforcement, enforcement_for
@@ -105,6 +106,11 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         return None
 
     @property
+    def _network(self) -> Any:
+        """The model to prune: the student, if a `keras.distillation.Distiller` trains one."""
+        return deployed_part(self._model)
+
+    @property
     def _optimizer(self) -> Any:
         return getattr(self._model, "optimizer", None)
 
@@ -131,8 +137,9 @@ class PruningCallback(keras.callbacks.Callback, ABC):
             self._enforcement = enforcement_for(model)
         # A training that was interrupted could not clean up.
         self._enforcement.remove()
-        self.targets = self._find_targets(model)
-        self._state = attach_state(model, self.targets)
+        network = self._network
+        self.targets = self._find_targets(network)
+        self._state = attach_state(network, self.targets)
         self._state.restored = False
         self._positioned = False
 
@@ -226,7 +233,7 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         mask_averages(self._optimizer, self.state.masks)
         if self._progress is not None:
             self.reached = self._progress.reached()
-            logging.info("Pruned %s. %s", self._model.name, self.reached)
+            logging.info("Pruned %s. %s", self._network.name, self.reached)
         self.state.drop_training_values()
         after_other_callbacks(self._model, self.params, self._leave_model)
 

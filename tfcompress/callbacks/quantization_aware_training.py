@@ -12,6 +12,7 @@ from tfcompress.callbacks.quantization_logs import quantization_logs
 from tfcompress.callbacks.quantization_schedule import retrace
 from tfcompress.callbacks.training_clock import TrainingClock
 from tfcompress.datasets.calibration import calibration_samples
+from tfcompress.graph.keras_internals import deployed_part
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.pruning.averages import mask_averages
 from tfcompress.pruning.enforcement import Enforcement, enforcement_for, is_enforced
@@ -49,6 +50,8 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
     **Pruning.** Together with `MagnitudePruning`, in any order in the list, pruned weights are
     zeros of the quantized kernels. A model that was pruned before keeps its zeros.
+
+    **Distillation.** In the `fit` of a `keras.distillation.Distiller` the student is quantized.
 
     **Resuming.** The ranges are saved with the weights by `BackupAndRestore`, `ModelCheckpoint` and
     `model.save`. A `fit` into which they are loaded, or with an `initial_epoch` above 0, goes on
@@ -142,11 +145,12 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             self._enforcement.remove()
             self._enforcement = None
         self._stop_learning()
-        if self._routing is not None and self._routing.model is model:
+        network = deployed_part(model)
+        if self._routing is not None and self._routing.model is network:
             self._routing.remove()
         self._routing = None
-        twin = attach_twin(model, self.scheme)
-        self._routing = Routing(model, twin)
+        twin = attach_twin(network, self.scheme)
+        self._routing = Routing(network, twin)
         self._routing.remove()
         twin.restored = False
 
@@ -168,7 +172,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         _ = self.model  # on JAX, brings the state back that is about to grow
         routing.add_state()
         self._start_learning()
-        retrace(routing.model)
+        retrace(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Find out before the first epoch whether this training goes on with an earlier one."""
@@ -280,12 +284,12 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
     def _keep_zeros(self) -> None:
         """Keep the zeros of a model that was pruned before, unless a callback does it already."""
-        model = self.model
-        zeros = {} if is_enforced(model) else kernel_masks(model)
-        targets = [t for t in prunable_weights(model)[0] if id(t.variable) in zeros]
+        model, network = self.model, self._require_routing().model
+        zeros = {} if is_enforced(model) else kernel_masks(network)
+        targets = [t for t in prunable_weights(network)[0] if id(t.variable) in zeros]
         if not targets:
             return
-        self._pruning = attach_state(model, targets)
+        self._pruning = attach_state(network, targets)
         masks = self._pruning.require(targets)
         for mask in masks:
             mask.assign(zeros[id(mask.variable)])
@@ -297,7 +301,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self._stop_learning()
         learned = self.twin.learned()
         if learned:
-            self._scales = ScaleTraining(self._require_routing().model, learned)
+            self._scales = ScaleTraining(self.model, learned)
             self.twin.accompany(self._scales.optimizer.variables)
             self._scales.install()
 

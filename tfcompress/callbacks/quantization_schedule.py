@@ -11,6 +11,7 @@ from absl import logging
 
 from tfcompress.callbacks.quantization_logs import quantization_logs
 from tfcompress.callbacks.training_clock import TrainingClock
+from tfcompress.graph.keras_internals import deployed_part
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 
 
@@ -71,11 +72,12 @@ class QuantizationSchedule(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Resolve the positions and check the model."""
-        self._quantizers = quantizers_of(self.model)
-        self._wrappers = wrappers_of(self.model)
+        network = deployed_part(self.model)
+        self._quantizers = quantizers_of(network)
+        self._wrappers = wrappers_of(network)
         if not self._quantizers:
             raise ValueError(
-                f"QuantizationSchedule needs a quantization-aware model, but '{self.model.name}' "
+                f"QuantizationSchedule needs a quantization-aware model, but '{network.name}' "
                 "has no quantizers. Make one with `tfcompress.quantize_aware(model)`."
             )
         self._clock.start(self.params)

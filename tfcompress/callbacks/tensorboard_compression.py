@@ -127,12 +127,17 @@ class TensorBoardCompression(keras.callbacks.Callback):
             "bins": self.bins,
         }
 
+    @property
+    def _network(self) -> keras.Model:
+        """The student, if a `keras.distillation.Distiller` is in training."""
+        return keras_internals.deployed_part(self.model)
+
     def _watched(self) -> keras.Model:
         """The model that computes as the exported file will, where there is one."""
-        return quantized_form(self.model)
+        return quantized_form(self._network)
 
     def _kernels(self) -> list[Weight]:
-        return [w for w in weights_of(self.model) if _is_kernel(w.variable)]
+        return [w for w in weights_of(self._network) if _is_kernel(w.variable)]
 
     def _write_kernels(self) -> None:
         zeros = size = 0
@@ -154,8 +159,8 @@ class TensorBoardCompression(keras.callbacks.Callback):
         self._masks = masks
 
     def _write_ranges(self) -> None:
-        twin = find_twin(self.model)
-        layers = keras_internals.flat_sublayers(self.model if twin is None else twin.model())
+        twin = find_twin(self._network)
+        layers = keras_internals.flat_sublayers(self._network if twin is None else twin.model())
         for layer in layers:
             found = layer.range if isinstance(layer, ActivationQuantizer) else None
             if found is None:
@@ -179,7 +184,7 @@ class TensorBoardCompression(keras.callbacks.Callback):
             _histogram(f"activation/{name}", array, self.bins)
 
     def _current_masks(self) -> dict[str, np.ndarray]:
-        state = find_state(self.model)
+        state = find_state(self._network)
         return {} if state is None else {mask.name: mask.numpy() for mask in state.masks}
 
 

@@ -100,6 +100,14 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(inner)
 
 
+def deployed_part(model: keras.Model) -> keras.Model:
+    """What a training is for: the student of a `keras.distillation.Distiller`, else the model."""
+    if isinstance(model, keras.distillation.Distiller):
+        student: keras.Model = model.student
+        return student
+    return model
+
+
 def training_state_extras(model: keras.Model) -> list[Any]:
     """A list whose members' `state` variables are part of the model's compiled training state.
 
