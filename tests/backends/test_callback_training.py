@@ -108,6 +108,19 @@ model.save(folder + "/model.keras")
 outputs = quantized_form(model).predict(x, verbose=0)
 assert np.abs(outputs - model.predict(x, verbose=0)).max() > 0
 np.save(folder + "/outputs.npy", outputs)
+# In a Distiller it is the student that is pruned and quantized, with what its scheme learns.
+for reverse in (False, True):
+    student = build("sgd")
+    distillation = keras.distillation.LogitsDistillation(2.0, keras.losses.KLDivergence())
+    distiller = keras.distillation.Distiller(build("sgd"), student, distillation)
+    quantize = QuantizationAwareTraining("int8_lsq", begin=4, verbose=False)
+    callbacks = [MagnitudePruning(0.75, end=0.5), quantize]
+    callbacks = callbacks[::-1] if reverse else callbacks
+    compiled(distiller, "adam").fit(x, y, epochs=2, callbacks=callbacks, **fit)
+    kernels = np.concatenate([w.ravel() for w in student.get_weights() if w.ndim >= 2])
+    assert np.mean(kernels == 0) == 0.75
+    assert all(np.abs(ops.convert_to_numpy(v)).max() > 0 for v in find_twin(student).learned())
+    assert "train_step" not in distiller.__dict__
 # Pruned weights come back: after each step, those of the dense copy that were not pruned before it.
 xs, ys = np.random.default_rng(1).normal(size=(2, 12, 16, 4)).astype("float32")
 keras.utils.set_random_seed(0)

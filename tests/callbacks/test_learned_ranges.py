@@ -8,6 +8,7 @@ from keras import layers, ops
 import tfcompress as tfc
 from tfcompress.callbacks import QuantizationAwareTraining
 from tfcompress.quantization import find_twin, quantized_form
+from tfcompress.training_step import step_wrappers
 
 X = np.random.default_rng(0).normal(size=(64, 6, 6, 1)).astype("float32")
 Y = np.arange(64) % 3
@@ -137,3 +138,16 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(first, tmp_path)
     wanted = numpy(find_twin(whole).variables())
     for name, value in numpy(find_twin(resumed).variables()).items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_training_that_was_interrupted_leaves_nothing_to_the_next(kill, killed):
+    model = compiled(build(), keras.optimizers.SGD(1e-3))
+    with pytest.raises(killed):
+        fit(model, quantize("int8_lsq", begin=0), kill(2))
+    wrappers = []
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: wrappers.append(len(step_wrappers(model)))
+    )
+    fit(model, quantize("int8_lsq", begin=0), look)
+    assert set(wrappers) == {1}
+    assert "train_step" not in vars(model)

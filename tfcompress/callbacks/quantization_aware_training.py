@@ -145,6 +145,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             self._enforcement.remove()
             self._enforcement = None
         self._stop_learning()
+        ScaleTraining.remove_leftovers(model)
         network = deployed_part(model)
         if self._routing is not None and self._routing.model is network:
             self._routing.remove()

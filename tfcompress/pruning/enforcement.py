@@ -26,8 +26,7 @@ from tfcompress.pruning.gradients import (
     record_gradients,
 )
 from tfcompress.pruning.state import Mask
-
-_ORIGINAL_STEP = "_tfcompress_original_step"
+from tfcompress.training_step import Wrapper, step_wrappers, unwrap_step, wrap_step
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -131,7 +130,10 @@ class TrainingStateEnforcement(Enforcement):
         self.remove()
         model = self.model
         self._masks = list(masks)
-        gathering = [mask for mask in masks if accumulate is not None and mask.evidence is not None]
+        self._accumulate = accumulate
+        self._gathering = gathering = [
+            mask for mask in masks if accumulate is not None and mask.evidence is not None
+        ]
         if gathering:
             built_optimizer(model)
         self._copies = [
@@ -144,39 +146,38 @@ class TrainingStateEnforcement(Enforcement):
             *(mask.dense for mask in masks if mask.dense is not None),
         ]
         keras_internals.training_state_extras(model).extend(map(_TrainingState, kept))
-        original = model.train_step
-        object.__setattr__(model, _ORIGINAL_STEP, original)
-
-        def train_step(state: Any, data: Any) -> Any:
-            caught: AbstractContextManager[dict[int, Any]] = nullcontext({})
-            if gathering:
-                caught = captured_gradients(model.optimizer)
-            with caught as steps:
-                logs, new_state = original(state, data)
-            trainable, non_trainable, *others = new_state
-            trainable, non_trainable = list(trainable), list(non_trainable)
-            weights = {id(v): index for index, v in enumerate(model.trainable_variables)}
-            values = {id(v): index for index, v in enumerate(model.non_trainable_variables)}
-            for mask in gathering:
-                place = values[id(mask.evidence)]
-                step = steps.get(id(mask.variable))
-                if accumulate is not None:
-                    non_trainable[place] = after_step(accumulate, non_trainable[place], step)
-            for mask, copy in zip(self._masks, self._copies):
-                index = weights.get(id(mask.variable))
-                if index is None:
-                    # Frozen since it was pruned: no step touches it.
-                    continue
-                keep = non_trainable[values[id(copy)]]
-                weight = trainable[index]
-                if mask.dense is not None:
-                    place = values[id(mask.dense)]
-                    non_trainable[place] = mask.trained_along(weight, keep, non_trainable[place])
-                trainable[index] = ops.where(keep, weight, ops.zeros((), dtype=weight.dtype))
-            return logs, (trainable, non_trainable, *others)
-
-        model.train_step = train_step
+        wrap_step(model, self._masked_step)
         self._rebuild_step()
+
+    def _masked_step(self, step: Callable[..., Any], state: Any, data: Any) -> Any:
+        """A training step from state to state that keeps the masks and the evidence."""
+        model, accumulate = self.model, self._accumulate
+        caught: AbstractContextManager[dict[int, Any]] = nullcontext({})
+        if self._gathering:
+            caught = captured_gradients(model.optimizer)
+        with caught as steps:
+            logs, new_state = step(state, data)
+        trainable, non_trainable, *others = new_state
+        trainable, non_trainable = list(trainable), list(non_trainable)
+        weights = {id(v): index for index, v in enumerate(model.trainable_variables)}
+        values = {id(v): index for index, v in enumerate(model.non_trainable_variables)}
+        for mask in self._gathering:
+            place = values[id(mask.evidence)]
+            moved = steps.get(id(mask.variable))
+            if accumulate is not None:
+                non_trainable[place] = after_step(accumulate, non_trainable[place], moved)
+        for mask, copy in zip(self._masks, self._copies):
+            index = weights.get(id(mask.variable))
+            if index is None:
+                # Frozen since it was pruned: no step touches it.
+                continue
+            keep = non_trainable[values[id(copy)]]
+            weight = trainable[index]
+            if mask.dense is not None:
+                place = values[id(mask.dense)]
+                non_trainable[place] = mask.trained_along(weight, keep, non_trainable[place])
+            trainable[index] = ops.where(keep, weight, ops.zeros((), dtype=weight.dtype))
+        return logs, (trainable, non_trainable, *others)
 
     def refresh(self) -> None:
         """Copy the masks into the training state."""
@@ -185,19 +186,23 @@ class TrainingStateEnforcement(Enforcement):
             copy.assign(ops.copy(mask.value.value))
 
     def remove(self) -> None:
-        """Give the model its own training step back."""
-        model = self.model
-        if _ORIGINAL_STEP not in model.__dict__:
-            return
-        original = model.__dict__[_ORIGINAL_STEP]
-        object.__delattr__(model, _ORIGINAL_STEP)
-        if getattr(original, "__func__", None) is type(model).train_step:
-            object.__delattr__(model, "train_step")
-        else:
-            model.train_step = original
-        extras = keras_internals.training_state_extras(model)
-        extras[:] = [extra for extra in extras if not isinstance(extra, _TrainingState)]
-        self._rebuild_step()
+        """Take the masks out of the model's training step."""
+        wrappers = _masking(self.model)
+        for wrapper in wrappers:
+            unwrap_step(self.model, wrapper)
+        if wrappers:
+            extras = keras_internals.training_state_extras(self.model)
+            extras[:] = [extra for extra in extras if not isinstance(extra, _TrainingState)]
+            self._rebuild_step()
+
+
+def _masking(model: keras.Model) -> list[Wrapper]:
+    """The wrappers of a model's training step that enforce masks, also of earlier objects."""
+    return [
+        wrapper
+        for wrapper in step_wrappers(model)
+        if isinstance(getattr(wrapper, "__self__", None), TrainingStateEnforcement)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +227,7 @@ def built_optimizer(model: keras.Model) -> Any:
 
 def is_enforced(model: keras.Model) -> bool:
     """Whether the masks of a model are enforced at present."""
-    if _ORIGINAL_STEP in model.__dict__:
+    if _masking(model):
         return True
     return any(isinstance(variable.constraint, MaskConstraint) for variable in model.weights)
 

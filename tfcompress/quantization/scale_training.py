@@ -12,6 +12,7 @@ from keras import ops
 
 from tfcompress.graph import keras_internals
 from tfcompress.pruning.gradients import loss_scale
+from tfcompress.training_step import Wrapper, step_wrappers, unwrap_step, wrap_step
 
 _LOSS_SCALE = keras.optimizers.LossScaleOptimizer
 
@@ -39,37 +40,31 @@ class ScaleTraining:
         with nullcontext() if strategy is None else strategy.scope():
             self.optimizer = _like(_innermost(model.optimizer))
             self.optimizer.build(self.variables)
-        self._original: Callable[..., Any] | None = None
-        self._step: Callable[..., Any] | None = None
+        self._on_jax = keras.backend.backend() == "jax"
+        self._wrapper: Wrapper = self._stateless if self._on_jax else self._stateful
 
     def install(self) -> None:
         """Wrap the training step of the model object. Functions traced before must be made anew."""
-        original = self._original = self.model.train_step
-        on_jax = keras.backend.backend() == "jax"
-
-        def train_step(*args: Any, **kwargs: Any) -> Any:
-            if self._step is None:  # removed, but called by a wrapper that was installed later
-                return original(*args, **kwargs)
-            return self._stateless(original, *args) if on_jax else self._stateful(original, *args)
-
-        self._step = train_step
-        if on_jax:
+        if self._on_jax:
             extras = keras_internals.training_state_extras(self.model)
             extras.extend(map(_OptimizerState, self.optimizer.variables))
-        self.model.train_step = train_step
+        wrap_step(self.model, self._wrapper)
 
     def remove(self) -> None:
-        """Give the model its own training step back."""
-        if self._step is not None and self.model.__dict__.get("train_step") is self._step:
-            if getattr(self._original, "__func__", None) is type(self.model).train_step:
-                object.__delattr__(self.model, "train_step")
-            else:
-                self.model.train_step = self._original
-        self._step = None
+        """Take this out of the model's training step."""
+        unwrap_step(self.model, self._wrapper)
         extras = keras_internals.training_state_extras(self.model)
         extras[:] = [extra for extra in extras if not isinstance(extra, _OptimizerState)]
 
-    def _stateful(self, original: Callable[..., Any], *args: Any) -> Any:
+    @staticmethod
+    def remove_leftovers(model: keras.Model) -> None:
+        """Undo what trainings of a model that were interrupted left behind."""
+        for wrapper in step_wrappers(model):
+            owner = getattr(wrapper, "__self__", None)
+            if isinstance(owner, ScaleTraining):
+                owner.remove()
+
+    def _stateful(self, step: Callable[..., Any], *args: Any) -> Any:
         """A step that assigns variables (TensorFlow, PyTorch)."""
         own = keras_internals.own_trainable_variables(self.model)
         before = list(own)
@@ -79,7 +74,7 @@ class ScaleTraining:
         own.extend(self.variables)
         try:
             with _replaced(self.model.optimizer, "apply", self._apply):
-                return original(*args)
+                return step(*args)
         finally:
             own[:] = before
 
@@ -104,7 +99,7 @@ class ScaleTraining:
         # A loss that is scaled too far overflows now and then.
         return ops.where(ops.isfinite(gradient), gradient, 0.0)
 
-    def _stateless(self, original: Callable[..., Any], state: Any, data: Any) -> Any:
+    def _stateless(self, step: Callable[..., Any], state: Any, data: Any) -> Any:
         """A step from state to state (JAX), which holds the second optimizer's state too."""
         places = {id(v): index for index, v in enumerate(self.model.non_trainable_variables)}
         places = {number: places[id(v)] for number, v in enumerate(self.optimizer.variables)}
@@ -135,7 +130,7 @@ class ScaleTraining:
             return values, optimizer_values
 
         with _replaced(self.model.optimizer, "stateless_apply", stateless_apply):
-            logs, (trainable, non_trainable, *others) = original(state, data)
+            logs, (trainable, non_trainable, *others) = step(state, data)
         non_trainable = list(non_trainable)
         for place, value in zip(places.values(), after, strict=True):
             non_trainable[place] = value
