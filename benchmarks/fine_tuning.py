@@ -29,17 +29,19 @@ class Policy:
         epochs: Passes over the 50,000 training images.
         learning_rate: The rate of the first step.
         seed: Seed of the order and of the augmentation.
+        padding: Pixels by which images are shifted at most; best as in the last epochs before.
     """
 
     epochs: int
     learning_rate: float
     seed: int
+    padding: int
 
 
 POLICIES = {
-    "qat": Policy(epochs=2, learning_rate=5e-4, seed=1),
-    "prune": Policy(epochs=4, learning_rate=2e-3, seed=2),
-    "pqat": Policy(epochs=2, learning_rate=1e-3, seed=3),
+    "qat": Policy(epochs=2, learning_rate=5e-4, seed=1, padding=0),
+    "prune": Policy(epochs=4, learning_rate=2e-3, seed=2, padding=0),
+    "pqat": Policy(epochs=2, learning_rate=1e-3, seed=3, padding=0),
 }
 
 
@@ -64,7 +66,7 @@ def fine_tune(
         policy: Epochs, learning rate and seed.
         callbacks: Callbacks of the library under test.
     """
-    stream, steps = cifar10.training_stream(arrays, BATCH_SIZE, policy.seed)
+    stream, steps = cifar10.training_stream(arrays, BATCH_SIZE, policy.seed, padding=policy.padding)
     schedule = keras.optimizers.schedules.CosineDecay(policy.learning_rate, steps * policy.epochs)
     model.compile(
         optimizer=keras.optimizers.Adam(schedule),

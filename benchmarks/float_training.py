@@ -15,7 +15,6 @@ import numpy as np
 import scores
 
 BATCH_SIZE = 64
-WEIGHT_DECAY = 0.01
 SEED = 0
 
 
@@ -27,11 +26,15 @@ class Cycle:
         peak: The highest learning rate.
         phases: Height of the crops in pixels, and epochs with them.
         padding: Pixels by which crops of whole images are shifted at most.
+        optimizer: "adamw", or "sgd" with Nesterov momentum of 0.9.
+        weight_decay: The share of a weight that a step of learning rate 1 takes away.
     """
 
     peak: float
     phases: tuple[tuple[int, int], ...]
     padding: int
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
 
     @property
     def sizes(self) -> list[int]:
@@ -40,8 +43,15 @@ class Cycle:
 
 
 # Small crops cost 0.4 and 0.6 of the time of whole images and teach nearly as much early on. The
-# second cycle sees whole images that are shifted less: the network is too small to overfit soon.
-CYCLES = (Cycle(3e-3, ((20, 8), (24, 10), (32, 7)), 4), Cycle(2e-3, ((32, 34),), 2))
+# second cycle sees whole images that are shifted less. More epochs of AdamW do not help there: the
+# third cycle leaves that minimum with large steps. The last shows images as they will be in use:
+# where nothing is shifted, the network gains 0.9 points in three epochs.
+CYCLES = (
+    Cycle(3e-3, ((20, 8), (24, 10), (32, 7)), 4),
+    Cycle(2e-3, ((32, 34),), 2),
+    Cycle(0.05, ((32, 24),), 4, optimizer="sgd", weight_decay=2e-3),
+    Cycle(4e-3, ((32, 3),), 0, optimizer="sgd", weight_decay=2e-3),
+)
 
 
 def _compile(model: Any, steps: int, cycle: Cycle) -> None:
@@ -50,8 +60,14 @@ def _compile(model: Any, steps: int, cycle: Cycle) -> None:
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps * (len(cycle.sizes) - 1), warmup_target=cycle.peak, warmup_steps=steps
     )
+    if cycle.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            schedule, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay
+        )
+    else:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=cycle.weight_decay)
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY),
+        optimizer,
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
@@ -121,8 +137,6 @@ def run(
         "training": {
             "cycles": [dataclasses.asdict(cycle) for cycle in cycles],
             "batch_size": BATCH_SIZE,
-            "optimizer": "AdamW",
-            "weight_decay": WEIGHT_DECAY,
             "seed": SEED,
         },
     }

@@ -44,6 +44,11 @@ class Network:
     epochs: int
     blocks: int
 
+    @property
+    def padding(self) -> int:
+        """Pixels by which images are shifted: as in the last epochs of the float training."""
+        return self.cycles[-1].padding
+
 
 NETWORKS = {
     "resnet8": Network(models.resnet8, float_training.CYCLES, epochs=4, blocks=1),
@@ -97,7 +102,7 @@ def compressed(method: str, network: Network, model: Any, arrays: dict[str, np.n
     elif method == "fewer_layers":
         samples = fine_tuning.calibration(arrays)
         model = tfc.remove_layers(model, samples, n=network.blocks)
-    policy = fine_tuning.Policy(network.epochs, LEARNING_RATE, seed=2)
+    policy = fine_tuning.Policy(network.epochs, LEARNING_RATE, 2, network.padding)
     fine_tuning.fine_tune(model, keras, arrays, policy, callbacks)
     return tfc.shrink(model) if method == "half_macs_gradual" else tfc.strip(model)
 
@@ -211,6 +216,7 @@ def report(work: Path, output: Path, latency: bool) -> dict[str, Any]:
                 "float": [dataclasses.asdict(cycle) for cycle in network.cycles],
                 "epochs": network.epochs,
                 "learning_rate": LEARNING_RATE,
+                "padding": network.padding,
                 "batch_size": fine_tuning.BATCH_SIZE,
             }
             for name, network in NETWORKS.items()
