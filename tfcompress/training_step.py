@@ -1,12 +1,15 @@
-"""Wrapping the training step of a model object, by several and in any order."""
+"""What others add to the training of a model object: wrappers of its step, and state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import keras
+
+from tfcompress.graph.keras_internals import training_state_extras
 
 # Takes the step that it wraps and that step's arguments, and returns what the step returns.
 Wrapper = Callable[..., Any]
@@ -65,3 +68,34 @@ def unwrap_step(model: keras.Model, wrapper: Wrapper) -> None:
         object.__delattr__(model, "train_step")
     else:
         object.__setattr__(model, "train_step", wrapped.step)
+
+
+@dataclass(frozen=True, eq=False)
+class _TrainingState:
+    """Looks to a model like a seed generator, whose `state` is part of the training state."""
+
+    state: keras.Variable
+    owner: type
+
+
+def add_training_state(
+    model: keras.Model, owner: type, variables: Iterable[keras.Variable]
+) -> None:
+    """Make variables inputs and outputs of the compiled step, as JAX needs.
+
+    JAX must not have a step's results pending then: read the model through `Callback.model` first.
+
+    Args:
+        model: The model. Its weights and files stay as they are.
+        owner: By what they are removed again.
+        variables: The variables.
+    """
+    training_state_extras(model).extend(_TrainingState(variable, owner) for variable in variables)
+
+
+def remove_training_state(model: keras.Model, owner: type) -> None:
+    """Take away what `add_training_state` added for this owner."""
+    extras = training_state_extras(model)
+    rest = [e for e in extras if not (isinstance(e, _TrainingState) and e.owner is owner)]
+    if len(rest) < len(extras):
+        extras[:] = rest

@@ -11,13 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfcompress.graph import keras_internals
 from tfcompress.pruning.gradients import (
     Accumulate,
     after_step,
@@ -26,7 +24,14 @@ from tfcompress.pruning.gradients import (
     record_gradients,
 )
 from tfcompress.pruning.state import Mask
-from tfcompress.training_step import Wrapper, step_wrappers, unwrap_step, wrap_step
+from tfcompress.training_step import (
+    Wrapper,
+    add_training_state,
+    remove_training_state,
+    step_wrappers,
+    unwrap_step,
+    wrap_step,
+)
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -145,7 +150,7 @@ class TrainingStateEnforcement(Enforcement):
             *(mask.evidence for mask in gathering if mask.evidence is not None),
             *(mask.dense for mask in masks if mask.dense is not None),
         ]
-        keras_internals.training_state_extras(model).extend(map(_TrainingState, kept))
+        add_training_state(model, TrainingStateEnforcement, kept)
         wrap_step(model, self._masked_step)
         self._rebuild_step()
 
@@ -191,8 +196,7 @@ class TrainingStateEnforcement(Enforcement):
         for wrapper in wrappers:
             unwrap_step(self.model, wrapper)
         if wrappers:
-            extras = keras_internals.training_state_extras(self.model)
-            extras[:] = [extra for extra in extras if not isinstance(extra, _TrainingState)]
+            remove_training_state(self.model, TrainingStateEnforcement)
             self._rebuild_step()
 
 
@@ -203,13 +207,6 @@ def _masking(model: keras.Model) -> list[Wrapper]:
         for wrapper in step_wrappers(model)
         if isinstance(getattr(wrapper, "__self__", None), TrainingStateEnforcement)
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class _TrainingState:
-    """Looks to a model like a seed generator, whose `state` is part of the training state."""
-
-    state: keras.Variable
 
 
 def built_optimizer(model: keras.Model) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from tfcompress.graph import keras_internals
 from tfcompress.quantization.twin import QuantizedTwin
+from tfcompress.training_step import add_training_state, remove_training_state
 
 
 class Routing:
@@ -36,8 +36,7 @@ class Routing:
         `Callback.model` first.
         """
         if keras.backend.backend() == "jax":
-            extras = keras_internals.training_state_extras(self.model)
-            extras.extend(_Range(variable) for variable in self.twin.variables())
+            add_training_state(self.model, Routing, self.twin.variables())
 
     def install(self) -> None:
         """Route the model's calls to the twin."""
@@ -54,9 +53,7 @@ class Routing:
         call = self.model.__dict__.get("call")
         if isinstance(call, _TwinCall):
             object.__delattr__(self.model, "call")
-        extras = keras_internals.training_state_extras(self.model)
-        if any(isinstance(extra, _Range) for extra in extras):
-            extras[:] = [extra for extra in extras if not isinstance(extra, _Range)]
+        remove_training_state(self.model, Routing)
 
 
 class _TwinCall:
@@ -81,10 +78,3 @@ class _TwinCall:
                 # Of `Layer`: a Functional model refuses what was not there when it was made.
                 keras.layers.Layer.add_loss(self.model, loss)
         return outputs
-
-
-@dataclass(frozen=True, eq=False)
-class _Range:
-    """Looks to a model like a seed generator, whose `state` is part of the training state."""
-
-    state: keras.Variable

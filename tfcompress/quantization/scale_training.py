@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,7 +11,14 @@ from keras import ops
 
 from tfcompress.graph import keras_internals
 from tfcompress.pruning.gradients import loss_scale
-from tfcompress.training_step import Wrapper, step_wrappers, unwrap_step, wrap_step
+from tfcompress.training_step import (
+    Wrapper,
+    add_training_state,
+    remove_training_state,
+    step_wrappers,
+    unwrap_step,
+    wrap_step,
+)
 
 _LOSS_SCALE = keras.optimizers.LossScaleOptimizer
 
@@ -46,15 +52,13 @@ class ScaleTraining:
     def install(self) -> None:
         """Wrap the training step of the model object. Functions traced before must be made anew."""
         if self._on_jax:
-            extras = keras_internals.training_state_extras(self.model)
-            extras.extend(map(_OptimizerState, self.optimizer.variables))
+            add_training_state(self.model, ScaleTraining, self.optimizer.variables)
         wrap_step(self.model, self._wrapper)
 
     def remove(self) -> None:
         """Take this out of the model's training step."""
         unwrap_step(self.model, self._wrapper)
-        extras = keras_internals.training_state_extras(self.model)
-        extras[:] = [extra for extra in extras if not isinstance(extra, _OptimizerState)]
+        remove_training_state(self.model, ScaleTraining)
 
     @staticmethod
     def remove_leftovers(model: keras.Model) -> None:
@@ -170,10 +174,3 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
             object.__setattr__(owner, name, original)
         else:
             object.__delattr__(owner, name)
-
-
-@dataclass(frozen=True, eq=False)
-class _OptimizerState:
-    """Looks to a model like a seed generator, whose `state` is part of the training state."""
-
-    state: keras.Variable
