@@ -58,8 +58,8 @@ def test_pruned(pruned, digits, tmp_path):
     qat = tfc.quantize_aware(model, calibration=digits.train.x[:128], verbose=False)
     qat.compile("adam", "mse")
     qat.fit(digits.train.x[:64], np.zeros((64, 10)), verbose=0)
-    zeros = [np.mean(mask.numpy() == 0) for w in wrappers_of(qat)
-             for mask in w.masks if mask is not None]  # fmt: skip
+    zeros = [np.mean(kernel.mask.numpy() == 0) for w in wrappers_of(qat)
+             for kernel in w.kernels if kernel.mask is not None]  # fmt: skip
     assert np.mean(zeros) > 0.7
     artifact = tfc.convert(pruned, tmp_path / "m.tflite", calibration=digits.train.x[:128])
     assert agreement(pruned, artifact, digits.test.x) >= 0.99
@@ -114,7 +114,7 @@ def test_quantized_with_its_ranges(quantized, digits, tmp_path):
     assert "one scale for each output channel" in kept["conv"]
     limits = {row[0].name: row[2]["max_var"].numpy() for layer in quantized.layers
               for row in getattr(layer, "_weight_vars", ()) if row[2]}  # fmt: skip
-    for wrapper in (w for w in wrappers_of(model) if w.masks):
+    for wrapper in (w for w in wrappers_of(model) if w.kernels):
         (grid,), stored = wrapper.kernel_grids(), limits[f"{wrapper.name}/kernel:0"]
         np.testing.assert_allclose(grid.scales * 127, np.broadcast_to(stored, grid.scales.shape))
         kernel = wrapper.quantized_kernels()[0][1].numpy()
