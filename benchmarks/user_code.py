@@ -9,6 +9,7 @@ does that in `export` and `convert`, the others leave it to the user.
 """
 
 import argparse
+import importlib
 import json
 import os
 import runpy
@@ -103,12 +104,10 @@ def trained(keras: Any, x: np.ndarray, y: np.ndarray) -> Any:
     return model
 
 
-def run_jobs(paths: list[Path], folder: Path) -> None:
-    """Run scripts in this process, each on a copy of one trained model."""
-    if os.environ.get("TF_USE_LEGACY_KERAS"):
-        import tf_keras as keras
-    else:
-        import keras
+def run_jobs(paths: list[Path], folder: Path, library: str) -> None:
+    """Run a library's scripts in this process, each on a copy of one trained model."""
+    # The environment does not say which Keras: importing tfmot changes it for all that comes after.
+    keras = importlib.import_module("tf_keras" if library == "tfmot" else "keras")
     x, y, x_test, y_test = digits()
     model = trained(keras, x, y)
     os.chdir(folder)
@@ -188,7 +187,8 @@ def main() -> None:
     folder = arguments.work_dir.resolve()
     found = scripts()
     if arguments.child:
-        run_jobs([p for (_, own), p in found.items() if own == arguments.child], folder)
+        paths = [path for (_, own), path in found.items() if own == arguments.child]
+        run_jobs(paths, folder, arguments.child)
         return
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {job: {} for job, _ in found}

@@ -50,6 +50,6 @@ def test_the_scripts_of_tfcompress_do_their_jobs(user_code, tmp_path, monkeypatc
     paths = {job: path for (job, own), path in user_code.scripts().items() if own == "tfcompress"}
     # The report is about the file of the first.
     assert next(iter(paths)) == "post_training"
-    user_code.run_jobs(list(paths.values()), tmp_path)
+    user_code.run_jobs(list(paths.values()), tmp_path, "tfcompress")
     for job, path in paths.items():
         user_code.judged(job, path.stem, tmp_path)
