@@ -1,5 +1,6 @@
 """`export`: from a quantization-aware model to a file that computes the same."""
 
+import functools
 import json
 
 import keras
@@ -211,8 +212,10 @@ class TestBadInput:
         model.get_layer("head").kernel.assign(np.ones((8, 3)))
         with pytest.raises(ValueError, match="not zero any more"):
             tfc.export(model, tmp_path / "m.tflite", io="float32")
-        with pytest.raises(ValueError, match="not zero any more"):
-            tfc.strip(model)
+        shrink = functools.partial(tfc.shrink, sparsity=0.5, round_to=1)
+        for make in (tfc.strip, tfc.quantize_aware, shrink):
+            with pytest.raises(ValueError, match="not zero any more"):
+                make(model)
 
     def test_unknown_io(self, tmp_path):
         qat = tfc.quantize_aware(small(), calibration=X, verbose=False)

@@ -13,7 +13,7 @@ from keras import ops
 from tfcompress.graph import Graph, Node, Tensor, flatten
 from tfcompress.graph.rebuild import LayerCopies, SharedLayers, fill, make_inputs
 from tfcompress.plan import Plan
-from tfcompress.pruning.state import find_state
+from tfcompress.pruning.state import apply_masks
 from tfcompress.quantization import schemes
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import calibrate
@@ -53,7 +53,8 @@ def quantize_aware(
 
     Raises:
         ValueError: If `model` is not built or cannot be traced, is already quantization-aware, the
-            scheme is not known or names layers that are not there, or the calibration data do not
+            scheme is not known or names layers that are not there, pruned weights are not zero any
+            more because the model was trained without its masks, or the calibration data do not
             fit the inputs.
 
     Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
@@ -120,8 +121,11 @@ def kernel_masks(model: keras.Model) -> dict[int, np.ndarray]:
 
     Masks come from the model's pruning state. Without one (a model that was saved and loaded), a
     kernel that holds zeros among other values is taken as pruned: training leaves no exact zeros.
+
+    Raises:
+        ValueError: If pruned weights are not zero any more.
     """
-    state = find_state(model)
+    state = apply_masks(model)
     if state is not None:
         return {id(mask.variable): mask.numpy() for mask in state.masks if mask.pruned}
     masks = {}

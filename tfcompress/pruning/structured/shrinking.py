@@ -11,7 +11,7 @@ from keras import ops
 from tfcompress.graph import Node, keras_internals
 from tfcompress.graph.rebuild import LayerCopies, rebuild
 from tfcompress.graph.selection import Patterns
-from tfcompress.pruning.state import attach_state, find_state
+from tfcompress.pruning.state import apply_masks, attach_state
 from tfcompress.pruning.structured import criteria
 from tfcompress.pruning.structured.cost import Cost
 from tfcompress.pruning.structured.goal import ChannelGoal
@@ -76,7 +76,8 @@ def shrink(
 
     Raises:
         ValueError: If the model was never built, the goal is out of its range or cannot be met,
-            nothing can be removed, a pattern matches no layer, or data are missing.
+            nothing can be removed, a pattern matches no layer, data are missing, or pruned weights
+            are not zero any more because the model was trained without its masks.
         UntraceableModelError: If it is a subclassed model whose `call` cannot be traced.
 
     Example:
@@ -216,8 +217,12 @@ def _copy_trainable(original: keras.layers.Layer, copy: keras.layers.Layer) -> N
 
 
 def _copy_masks(model: keras.Model, smaller: keras.Model, copies: LayerCopies, kept: Kept) -> None:
-    """Let weights that `MagnitudePruning` zeroed stay masked."""
-    state = find_state(model)
+    """Let weights that `MagnitudePruning` zeroed stay masked.
+
+    Raises:
+        ValueError: If pruned weights are not zero any more.
+    """
+    state = apply_masks(model)
     if state is None:
         return
     twins = copies.twins()
