@@ -171,13 +171,13 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
 
 
 def _has_ranges(source: str) -> bool:
-    """Whether a file comes from tfmot's quantization-aware training, which found the ranges."""
+    """Whether a file comes from quantization-aware training, which found the ranges."""
     from tfcompress.export.source_checks import read_header
 
     path = Path(source).expanduser()
     if not path.is_file() or path.suffix not in (".keras", ".h5", ".hdf5"):
         return False
-    return "QuantizeWrapper" in str(read_header(path).config)
+    return read_header(path).is_quantization_aware
 
 
 def _scheme(text: str) -> Any:

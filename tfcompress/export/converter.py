@@ -16,6 +16,7 @@ from tfcompress.export.conversion import SCHEMES, get_scheme, static_shapes
 from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.float_file import FloatFile
 from tfcompress.export.inspection import Inspection, inspect_file
+from tfcompress.export.precision import in_float32
 from tfcompress.export.sources import LiveModel, SavedModel, open_source
 from tfcompress.export.verification import (
     FidelityError,
@@ -63,8 +64,9 @@ def convert(
     Args:
         source: A Keras model (left untouched; any backend), a `.keras` or `.h5` file, a SavedModel
             folder, a float `.tflite` file, or a tf_keras (Keras 2) model or its file, with or
-            without tfmot's wrappers, see `from_tf_keras`. Where tfmot's quantization-aware
-            training learned activation ranges, `"int8"` takes these.
+            without tfmot's wrappers, see `from_tf_keras`. Where quantization-aware training, of
+            tfcompress or of tfmot, learned activation ranges, `"int8"` takes these. Models that
+            compute in half precision are converted in float32.
         path: The `.tflite` file to write; `<path>.json` is written beside it.
         scheme: `"int8"` (default), `"float32"`, `"float16"`, `"dynamic"` (8-bit weights, float
             activations; slower than float on CPUs), `"int16x8"` (16-bit activations; far slower
@@ -126,12 +128,16 @@ def convert(
     print(artifact)
     ```
     """
-    # Kept until the end: with it goes the folder of what it wrote.
-    given = modern(source, calibration, time_limit, safe_mode, keep_ranges=scheme == "int8")
-    source = given.source
     options = ConversionOptions(
         io, observer, algorithms, effort, tolerance, preprocessing, safe_mode, time_limit
     )
+    keep_ranges = scheme in ("int8", "fake_quant") and not options.own
+    # Kept until the end: with it goes the folder of what it wrote.
+    given = modern(source, calibration, time_limit, safe_mode, keep_ranges)
+    source, notes = given.source, list(given.notes)
+    if given.learned is None:
+        source, done = in_float32(source)
+        notes += done
     if fused_lstm:
         _require_converter(scheme, options, given.learned is not None)
     if isinstance(scheme, str) and scheme == "auto":
@@ -146,7 +152,7 @@ def convert(
             max_drop=max_drop,
             strategy=strategy,
         )
-        return _with_notes(artifact, given.notes)
+        return _with_notes(artifact, notes)
     if max_bytes is not None or max_drop is not None:
         raise ValueError(
             "`max_bytes` and `max_drop` are budgets of the scheme 'auto'. Received: "
@@ -158,12 +164,12 @@ def convert(
 
     if is_own(scheme, options):
         artifact = convert_quantized(source, path, scheme, calibration, options)
-        return _with_notes(artifact, given.notes)
+        return _with_notes(artifact, notes)
     name = str(scheme)
     settings, io = get_scheme(name, io)
     if given.learned is not None:
         artifact = export(given.learned, path, io, calibration, **options.proof)
-        return _with_notes(artifact, given.notes)
+        return _with_notes(artifact, notes)
     origin = open_source(source, signature, time_limit, safe_mode)
     data = None
     if calibration is not None:
@@ -178,7 +184,7 @@ def convert(
     artifact = write_artifact(
         origin, path, scheme=name, io=io, samples=data, fused_lstm=fused_lstm, **options.proof
     )
-    return _with_notes(artifact, given.notes)
+    return _with_notes(artifact, notes)
 
 
 def _require_converter(scheme: SchemeLike, options: ConversionOptions, has_ranges: bool) -> None:

@@ -10,6 +10,7 @@ import keras
 
 from tfcompress.export.conversion import Converted
 from tfcompress.export.grid_restoration import restore_grids
+from tfcompress.export.precision import float32_layers
 from tfcompress.export.sources import LiveModel
 from tfcompress.graph import Node, flatten, keras_internals
 from tfcompress.graph.rebuild import LayerCopies, rebuild
@@ -96,7 +97,9 @@ def deployment_model(model: keras.Model) -> keras.Model:
             return outputs
         return _without_loops(copies.copy(node), node)(*args, **kwargs)
 
-    lowered = rebuild(graph, call)
+    # Under a global policy of half precision new layers would compute in that.
+    with float32_layers():
+        lowered = rebuild(graph, call)
     copies.copy_weights()
     return lowered
 

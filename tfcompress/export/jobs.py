@@ -112,7 +112,8 @@ def convert(
         try:
             content = converter.convert()
         except Exception as error:
-            raise ConversionError(f"The TFLite converter gave up: {error}") from error
+            hint = _half_precision_hint(concrete)
+            raise ConversionError(f"The TFLite converter gave up: {hint}{error}") from error
     content = repaired(content)
     if scheme == "w4":
         from tfcompress.export.weight_storage import store_weights
@@ -120,7 +121,11 @@ def convert(
         content = store_weights(content, 4)
     Path(output).write_bytes(content)
     names = sorted(concrete.structured_outputs, key=natural_order)
-    return {"inputs": list(function.specs), "outputs": names, "notes": loops.describe()}
+    return {
+        "inputs": list(function.specs),
+        "outputs": names,
+        "notes": [*function.notes, *loops.describe()],
+    }
 
 
 def run_file(path: str, samples: str, output: str, resolver: str) -> list[dict[str, Any]]:
@@ -229,10 +234,29 @@ def _static_specs(specs: dict[str, Any], shapes: dict[str, list[int]]) -> dict[s
     }
 
 
-def _suspects(concrete: Any) -> list[dict[str, str]]:
+def _half_precision_hint(concrete: Any) -> str:
+    """A sentence for graphs that were traced in half precision, empty for others."""
+    import tensorflow as tf
+
+    halves = {tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
+    if not any(node.attr["T"].type in halves for node in _nodes(concrete)):
+        return ""
+    return (
+        "the graph computes in float16 or bfloat16, for which LiteRT has no kernels. Give the "
+        "Keras model or its `.keras` file, or save the graph of a float32 model. "
+    )
+
+
+def _nodes(concrete: Any) -> list[Any]:
+    """The nodes of a function's graph and of all functions in it."""
     graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
-    return [{"op": node.op, "name": node.name} for node in nodes if node.op in SUSPECT_OPS]
+    return [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+
+
+def _suspects(concrete: Any) -> list[dict[str, str]]:
+    return [
+        {"op": node.op, "name": node.name} for node in _nodes(concrete) if node.op in SUSPECT_OPS
+    ]
 
 
 def _batches(

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfcompress.export.flatbuffer import natural_order
 from tfcompress.export.frozen_model import FrozenModel
+from tfcompress.export.precision import in_float32
 from tfcompress.export.source_checks import (
     is_from_tensorflow_1,
     read_saved_model,
@@ -40,12 +41,14 @@ class ModelFunction:
         specs: `tf.TensorSpec` of each input by name, in the order of the model.
         outputs: `{"name", "dtype"}` of each output.
         owner: The Keras model or the loaded SavedModel, which is saved together with the function.
+        notes: Sentences on what was done to the model.
     """
 
     run: Callable[..., Any]
     specs: dict[str, Any]
     outputs: list[dict[str, str]]
     owner: Any
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """`inputs`, with None for open dimensions, and `outputs`, as JSON-able values.
@@ -78,7 +81,8 @@ def load_function(source: str, signature: str | None, safe_mode: bool) -> ModelF
     loaded = _load(source, stamp, safe_mode)
     if Path(source).is_dir():
         return _signature_function(loaded, signature, source)
-    return keras_function(loaded)
+    model, notes = in_float32(loaded)
+    return replace(keras_function(model), notes=notes)
 
 
 @functools.lru_cache(maxsize=1)

@@ -22,6 +22,10 @@ _SIDE_EFFECTS = frozenset(
 )
 
 
+# Classes that hold the ranges of activations, of tfcompress and of tfmot.
+_QUANTIZERS = ("tfcompress>ActivationQuantizer", "QuantizeWrapper")
+
+
 @dataclass(frozen=True)
 class Header:
     """What a Keras file says about itself.
@@ -33,6 +37,11 @@ class Header:
 
     keras_version: str = ""
     config: Any = None
+
+    @property
+    def is_quantization_aware(self) -> bool:
+        """Whether the model was trained quantized, by tfcompress or tfmot, and has ranges."""
+        return any(name in str(self.config) for name in _QUANTIZERS)
 
 
 def check_size(path: Path) -> None:

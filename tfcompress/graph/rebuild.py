@@ -51,6 +51,7 @@ class LayerCopies:
         """The config that the copy of a node's operation is made from."""
         config = {**node.operation.get_config(), "name": self.name(node)}
         if self._dtype is not None and node.layer is not None:
+            config = _with_policy(config, self._dtype)
             config["dtype"] = self._dtype
         return config
 
@@ -102,6 +103,17 @@ class SharedLayers(LayerCopies):
         finally:
             for key, layer in layers.items():
                 layer.name = names[key]
+
+
+def _with_policy(config: Any, dtype: str) -> Any:
+    """A config in which the layers inside a layer have another dtype policy, too."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return dtype
+        return {key: _with_policy(value, dtype) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_with_policy(value, dtype) for value in config)
+    return config
 
 
 def copy_variables(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:

@@ -1,10 +1,11 @@
-"""Keras 2 models, in memory or in files, as something that can be converted."""
+"""Keras 2 and quantization-aware models, in memory or in files, as what can be converted."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from absl import logging
 
+from tfcompress.export.deployment import is_quantization_aware
 from tfcompress.export.source_checks import check_size, read_header, refuse_code
 from tfcompress.export.worker import default_worker
 
@@ -28,7 +30,8 @@ class Modern:
 
     Args:
         source: A Keras 3 model or the path of one, or a SavedModel folder.
-        learned: The model with the activation ranges that tfmot learned, if it learned any.
+        learned: The model with the activation ranges that quantization-aware training learned,
+            if it learned any and they are wanted.
         notes: What was done, for the artifact.
         folder: Where files were put; they last as long as this object. None if there are none.
     """
@@ -50,16 +53,16 @@ def modern(
     safe_mode: bool = True,
     keep_ranges: bool = True,
 ) -> Modern:
-    """Bring a Keras 2 model over to Keras 3; leave everything else as it is.
+    """Bring a Keras 2 model over to Keras 3, and tell learned ranges from the model.
 
-    Files are read in the child process.
+    Everything else is left as it is. Files of Keras 2 are read in the child process.
 
     Args:
         source: Anything that `tfcompress.convert` takes.
         calibration: Samples for the quantizers that tfmot had no range for, or None.
         time_limit: Seconds that reading a file may take.
         safe_mode: Whether files that hold Python code are refused.
-        keep_ranges: Whether ranges that tfmot learned are wanted.
+        keep_ranges: Whether ranges that were learned in training are wanted.
 
     Raises:
         ValueError: If a file is too large, or holds Python code in safe mode.
@@ -76,7 +79,20 @@ def modern(
 
     if is_tf_keras_model(source):
         return _modern_model(source, calibration, keep_ranges)
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(source, keras.Model) and is_quantization_aware(source):
+        return _without_ranges(source, keep_ranges)
     return Modern(source)
+
+
+def _without_ranges(model: Any, keep_ranges: bool) -> Modern:
+    """A model made by `tfcompress.quantize_aware`."""
+    from tfcompress.export.strip import strip
+
+    if keep_ranges:
+        return Modern(strip(model), learned=model)
+    note = "The weights have their trained values; the activation ranges of the training are not in"
+    return Modern(strip(model), notes=[f"{note} the file."])
 
 
 def _modern_model(legacy: Any, calibration: Any, keep_ranges: bool) -> Modern:
@@ -103,7 +119,12 @@ def _modern_file(
     if safe_mode:
         refuse_code(path, header)
     if not header.keras_version.startswith(_KERAS_2):
-        return Modern(path)
+        if not header.is_quantization_aware:
+            return Modern(path)
+        import keras
+
+        model = keras.models.load_model(path, compile=False, safe_mode=safe_mode)
+        return _without_ranges(model, keep_ranges)
     if importlib.util.find_spec("tf_keras") is None:
         note = (
             f"The file was saved by Keras {header.keras_version} and read by Keras 3; "

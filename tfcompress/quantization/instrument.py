@@ -52,10 +52,10 @@ def quantize_aware(
         A Functional model with the inputs and outputs of `model`, not compiled.
 
     Raises:
-        ValueError: If `model` is not built or cannot be traced, is already quantization-aware, the
-            scheme is not known or names layers that are not there, pruned weights are not zero any
-            more because the model was trained without its masks, or the calibration data do not
-            fit the inputs.
+        ValueError: If `model` is not built or cannot be traced, is already quantization-aware, or
+            holds weights in half precision, the scheme is not known or names layers that are not
+            there, pruned weights are not zero any more because the model was trained without its
+            masks, or the calibration data do not fit the inputs.
 
     Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
@@ -97,7 +97,8 @@ def instrument_shared(
         The model, and what was done to every tensor.
 
     Raises:
-        ValueError: If `model` is not built or cannot be traced, or is quantization-aware already.
+        ValueError: If `model` is not built or cannot be traced, is quantization-aware already, or
+            holds weights in half precision.
     """
     graph = _float_graph(model)
     assignment = SchemeAssignment(graph, scheme)
@@ -112,6 +113,13 @@ def _float_graph(model: keras.Model) -> Graph:
         raise ValueError(
             f"The model '{model.name}' is quantization-aware already. Give the float model it "
             "was made from, or `tfcompress.strip` it first."
+        )
+    halves = {str(weight.dtype) for weight in model.weights} & {"float16", "bfloat16"}
+    if halves:
+        raise ValueError(
+            f"The model '{model.name}' holds weights in {' and '.join(sorted(halves))}, too coarse "
+            "to be trained against a quantized grid. Build it under a dtype policy that keeps "
+            "weights in float32, such as 'mixed_float16', and give it these with `set_weights`."
         )
     return graph
 
