@@ -15,7 +15,7 @@ def policy(request):
     keras.config.set_dtype_policy("float32")
 
 
-def half_model() -> keras.Model:
+def small_model() -> keras.Model:
     keras.utils.set_random_seed(2)
     images = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, padding="same")(images)
@@ -34,7 +34,7 @@ def samples() -> np.ndarray:
 
 
 def test_files_of_half_precision_models_compute_in_float32(policy, samples, tmp_path: Path):
-    model = half_model()
+    model = small_model()
     artifact = tfc.convert(model, tmp_path / "float.tflite", "float32", samples)
     assert artifact.fidelity.max_relative < 1e-4
     assert any(policy.removeprefix("mixed_") in note for note in artifact.notes)
@@ -53,7 +53,7 @@ def test_files_of_half_precision_models_compute_in_float32(policy, samples, tmp_
 
 
 def test_training_in_half_precision_and_quantized(policy, samples, tmp_path: Path):
-    trained = tfc.quantize_aware(half_model(), calibration=samples, verbose=False)
+    trained = tfc.quantize_aware(small_model(), calibration=samples, verbose=False)
     trained.compile("adam", "sparse_categorical_crossentropy")
     trained.fit(samples, np.arange(32) % 3, batch_size=8, verbose=0)
     artifact = tfc.export(trained, tmp_path / "model.tflite", calibration=samples)
@@ -62,12 +62,21 @@ def test_training_in_half_precision_and_quantized(policy, samples, tmp_path: Pat
     assert keras.config.dtype_policy().name == policy
 
 
+def test_quantizers_compute_in_the_precision_of_the_model(policy, samples):
+    keras.config.set_dtype_policy("float32")
+    model = small_model()
+    expected = tfc.quantize_aware(model, calibration=samples, verbose=False)(samples)
+    keras.config.set_dtype_policy(policy)
+    seen = tfc.quantize_aware(model, calibration=samples, verbose=False)(samples)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(seen), expected)
+
+
 def test_graphs_and_weights_of_half_precision_are_refused(samples, tmp_path: Path):
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        half_model().export(tmp_path / "saved", verbose=False)
+        small_model().export(tmp_path / "saved", verbose=False)
         keras.config.set_dtype_policy("float16")
-        coarse = half_model()
+        coarse = small_model()
     finally:
         keras.config.set_dtype_policy("float32")
     with pytest.raises(ConversionError, match=r"computes in float16 or bfloat16.*`\.keras` file"):
@@ -79,7 +88,7 @@ def test_graphs_and_weights_of_half_precision_are_refused(samples, tmp_path: Pat
 
 
 def test_learned_ranges_reach_the_file_through_convert(samples, tmp_path: Path):
-    trained = tfc.quantize_aware(half_model(), calibration=samples, verbose=False)
+    trained = tfc.quantize_aware(small_model(), calibration=samples, verbose=False)
     trained.save(tmp_path / "trained.keras")
     expected = tfc.export(trained, tmp_path / "export.tflite", calibration=samples)
     for source in (trained, tmp_path / "trained.keras"):

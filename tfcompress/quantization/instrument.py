@@ -230,6 +230,8 @@ class _Instrumenter:
             fixed_range=group.fixed_range or scheme.fixed_range,
             requantized=[i for i, m in enumerate(group.members) if m.reader is not None],
             name=self._unique_name(f"{group.name}_quantizer"),
+            # The precision of the model's own values, whatever the global policy is.
+            dtype=group.members[-1].tensor.dtype,
             **scheme.quantizer_config(),
         )
         self._quantizers[group] = quantizer
@@ -245,7 +247,8 @@ class _Instrumenter:
         tensor = member.tensor
         if tensor.producer not in self.assignment.excluded or member.reader is not None:
             return self._values[tensor]
-        return FloatBoundary(name=self._unique_name(f"{tensor.name}_float"))(self._values[tensor])
+        name = self._unique_name(f"{tensor.name}_float")
+        return FloatBoundary(name=name, dtype=tensor.dtype)(self._values[tensor])
 
     def _unique_name(self, base: str) -> str:
         base = re.sub(r"[^A-Za-z0-9_.\\>-]", "_", base)
