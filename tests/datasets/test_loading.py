@@ -120,6 +120,8 @@ def test_tf_data():
         datasets.load(tf.data.Dataset.from_tensor_slices(x))
     with pytest.raises(ValueError, match="is empty"):
         datasets.load(batches.take(0))
+    with pytest.raises(ValueError, match=r"one output.*dict of 1"):
+        datasets.load(batches.map(lambda x, y: (x, {"a": y})))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,8 @@ def test_tf_data():
         ((np.zeros((4, 2)), np.zeros(3)), r"one length.*\(4, 2\)"),
         ((np.zeros((0, 2)), np.zeros(0)), "at least one sample"),
         ((np.array(["a", "b"]), np.zeros(2)), "must be numeric"),
+        ((np.zeros((4, 2)), {"a": np.zeros(4)}), "one output.*dict of 1"),
+        ((np.zeros((4, 2)), (np.zeros(4), np.zeros((4, 3)))), "one output.*tuple of 2"),
     ],
 )
 def test_bad_specs(spec, message):

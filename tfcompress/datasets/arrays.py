@@ -39,7 +39,8 @@ def collect(data: Any, source: str = "the tf.data.Dataset") -> Split:
     if not batches:
         raise ValueError(f"{source} is empty; it must yield at least one (x, y) batch.")
     x = _concatenate([batch[0] for batch in batches])
-    return checked_split(x, np.concatenate([batch[1] for batch in batches]), source)
+    y = np.concatenate([_one_array(batch[1], source) for batch in batches])
+    return checked_split(x, y, source)
 
 
 def _concatenate(batches: list[Any]) -> Any:
@@ -74,7 +75,7 @@ def checked_split(x: Any, y: Any, source: str) -> Split:
     else:
         x = _numeric(x, f"x of {source}")
         arrays = [x]
-    y = _numeric(y, f"y of {source}")
+    y = _numeric(_one_array(y, source), f"y of {source}")
     for array in arrays:
         if len(array) != len(y):
             raise ValueError(
@@ -82,6 +83,17 @@ def checked_split(x: Any, y: Any, source: str) -> Split:
                 f"y of shape {y.shape}"
             )
     return Split(x, y)
+
+
+def _one_array(y: Any, source: str) -> Any:
+    """Return the labels, which several outputs would have as a dict or tuple of arrays."""
+    if isinstance(y, Mapping) or (isinstance(y, tuple) and any(np.ndim(part) for part in y)):
+        raise ValueError(
+            f"y of {source} must be the labels of one output. Received: a {type(y).__name__} of "
+            f"{len(y)}. Of a model with several outputs, use one at a time: "
+            "keras.Model(model.inputs, model.outputs[0])."
+        )
+    return y
 
 
 def _numeric(array: Any, what: str) -> np.ndarray:
