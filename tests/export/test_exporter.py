@@ -26,6 +26,7 @@ def single_operators(x):
         return layers.Conv2D(4, 1)(x)
 
     same = {"padding": "same"}
+    single = layers.Conv1D(1, 1)(row)
     return {
         "conv": layers.Conv2D(6, 3, **same)(x),
         "conv_relu": layers.Conv2D(6, 3, activation="relu", **same)(x),
@@ -33,13 +34,26 @@ def single_operators(x):
         "conv_bn_relu": layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(6, 3)(x))),
         "conv_grouped": layers.Conv2D(4, 3, groups=2)(x),
         "conv_dilated": layers.Conv2D(4, 3, dilation_rate=2, **same)(x),
+        # Reads the same image, so that a shift into the batch would be shared.
+        "conv_dilated_again": layers.Conv2D(4, 3, dilation_rate=2, activation="relu", **same)(x),
         "conv_tanh": layers.Conv2D(4, 3, activation="tanh")(x),
         "depthwise": layers.DepthwiseConv2D(3, depth_multiplier=2)(x),
         "separable": layers.SeparableConv2D(5, 3, activation="relu")(x),
         "transpose": layers.Conv2DTranspose(5, 3, strides=2, **same)(x),
         "conv1d": layers.Conv1D(5, 3, padding="causal", dilation_rate=2, activation="relu")(row),
+        "conv1d_single": layers.Conv1D(1, 3, activation="relu")(row),
+        "conv1d_dilated": layers.Conv1D(5, 3, padding="causal", dilation_rate=2)(row),
+        "depthwise1d_dilated": layers.DepthwiseConv1D(3, dilation_rate=2, **same)(row),
         "separable1d": layers.SeparableConv1D(5, 3)(row),
+        "transpose_relu": layers.ReLU()(layers.Conv2DTranspose(5, 3, use_bias=False)(x)),
         "transpose1d": layers.Conv1DTranspose(5, 3, strides=2)(row),
+        "transpose1d_relu": layers.Conv1DTranspose(5, 3, use_bias=False, activation="relu")(row),
+        "transpose1d_single": layers.Conv1DTranspose(1, 3, **same)(row),
+        "transpose1d_single_relu": layers.ReLU()(layers.Conv1DTranspose(1, 3, **same)(row)),
+        "transpose1d_single_bn": layers.ReLU()(
+            layers.BatchNormalization()(layers.Conv1DTranspose(1, 3, use_bias=False)(row))
+        ),
+        "add_single": layers.Add()([single, layers.Activation("sigmoid")(single)]),
         "dense": layers.Dense(7)(vector),
         "dense_rows": layers.Dense(7, activation="relu")(row),
         "dense_bn": layers.BatchNormalization()(layers.Dense(7)(vector)),

@@ -243,6 +243,53 @@ def test_a_split_with_an_unused_output_is_no_float_island(tmp_path: Path):
         assert artifact.fidelity.max_quanta <= 4
 
 
+def test_negations_and_squares_are_no_float_islands(tmp_path: Path):
+    """The converter has no integer form of them."""
+    import tensorflow as tf
+
+    kernel = weight(8, 6)
+
+    def function(x):
+        h = tf.matmul(x, kernel)
+        return {"y": tf.square(h) * tf.sigmoid(-h)}
+
+    saved = save(tmp_path / "saved", function, kernel=kernel)
+    samples = RNG.normal(size=(64, 8)).astype("float32")
+    artifact = convert(saved, tmp_path / "m.tflite", calibration=samples)
+    assert artifact.float_islands == []
+    assert set(artifact.ops) == {"FULLY_CONNECTED", "MUL", "LOGISTIC"}
+    assert artifact.fidelity.max_quanta <= 4
+
+
+def test_sums_of_sequences_of_one_channel(tmp_path: Path):
+    """Keras takes one for a bias in a graph of one sample, which the converter refuses."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6))
+    single = keras.layers.Dense(1)(inputs)
+    residual = keras.layers.Add()([single, keras.layers.Activation("tanh")(single)])
+    # As many steps as channels: as a bias, this would be added to the channels.
+    model = keras.Model(inputs, inputs + residual)
+    samples = RNG.normal(size=(64, 6, 6)).astype("float32")
+    artifact = convert(model, tmp_path / "m.tflite", "float32")
+    answers = LiteRTModel(artifact.path).predict(samples)
+    np.testing.assert_allclose(answers, model.predict(samples, verbose=0), atol=1e-5)
+    artifact = convert(model, tmp_path / "m.tflite", calibration=samples)
+    assert artifact.fidelity.max_quanta <= 4
+
+
+def test_the_error_about_a_causal_mask_names_the_way_out(tmp_path: Path):
+    """Its -3e38 takes the whole range of what the converter quantizes."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 8))
+    attention = keras.layers.MultiHeadAttention(2, 4)
+    model = keras.Model(inputs, inputs + attention(inputs, inputs, use_causal_mask=True))
+    samples = RNG.normal(size=(64, 6, 8)).astype("float32")
+    with pytest.raises(FidelityError, match="observer='min_max'"):
+        convert(model, tmp_path / "m.tflite", calibration=samples, tolerance=4)
+    artifact = convert(model, tmp_path / "m.tflite", calibration=samples, observer="min_max")
+    assert artifact.fidelity.max_quanta <= 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU])
 def test_loops_in_saved_models_fail_with_the_cure(layer, tmp_path: Path):

@@ -181,9 +181,15 @@ def convert(
             "dictionary of arrays or a `tf.data.Dataset`, to find the ranges of the activations. "
             "Without data, scheme='dynamic' quantizes the weights only. Received: None"
         )
-    artifact = write_artifact(
-        origin, path, scheme=name, io=io, samples=data, fused_lstm=fused_lstm, **options.proof
-    )
+    try:
+        artifact = write_artifact(
+            origin, path, scheme=name, io=io, samples=data, fused_lstm=fused_lstm, **options.proof
+        )
+    except FidelityError as error:
+        if name != "int8":
+            raise
+        hint = "with `observer='min_max'` tfcompress places the quantizers, not the converter"
+        raise FidelityError(f"{error} Another way: {hint}.", error.fidelity) from error
     return _with_notes(artifact, notes)
 
 

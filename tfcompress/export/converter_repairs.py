@@ -19,6 +19,9 @@ from tfcompress.export.flatbuffer_editing import (
 # The version of SPLIT and SPLIT_V that moves int8 values.
 _INTEGER_SPLIT = 2
 
+# The version of MUL that multiplies int8 values.
+_INTEGER_MUL = 2
+
 # Positions in UNIDIRECTIONAL_SEQUENCE_LSTM: of the hidden state among the inputs, and of what it is
 # in every step among the tensors inside.
 _STATE, _HIDDEN = 18, 4
@@ -30,6 +33,9 @@ def repaired(content: bytes) -> bytes:
     A split of which one output is not used, as in the first step of an LSTM, whose forget gate has
     nothing to forget, is left in float between integers. A split computes nothing, so it can move
     the integers themselves.
+
+    A negation or a square, as in normalizations, is left in float between integers, too. It becomes
+    a product with -1, or with itself.
 
     An LSTM operator computes its outputs in the scale of its hidden state, but where they go into a
     concatenation they, and the state that is kept, are given other ones. They get the right one,
@@ -45,7 +51,11 @@ def repaired(content: bytes) -> bytes:
     changes = [
         change(model, graph)
         for graph in model.subgraphs
-        for change in (_let_splits_move_integers, _give_lstm_outputs_their_scale)
+        for change in (
+            _let_splits_move_integers,
+            _multiply_integers,
+            _give_lstm_outputs_their_scale,
+        )
     ]
     return repacked(model) if any(changes) else content
 
@@ -71,6 +81,48 @@ def _let_splits_move_integers(model: Any, graph: Any) -> bool:
     if changed:
         _drop_idle(model, graph, builtin)
     return changed
+
+
+def _multiply_integers(model: Any, graph: Any) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    builtin = schema.BuiltinOperator
+    changed = False
+    for operator in graph.operators or ():
+        kind = operator_kind(model, operator)
+        if kind not in (builtin.NEG, builtin.SQUARE):
+            continue
+        source = _integers_behind(model, graph, int(operator.inputs[0]), schema)
+        result = int(operator.outputs[0])
+        reader = next(_readers(graph, result), None)
+        integers = _gives_integers(model, graph, operator, builtin.QUANTIZE)
+        if source is None or reader is None or not integers:
+            continue
+        _take_type(graph.tensors[result], graph.tensors[reader.outputs[0]])
+        factor = source if kind == builtin.SQUARE else _minus_one(model, graph, schema)
+        operator.inputs = np.array([source, factor], np.int32)
+        operator.opcodeIndex = operator_code(model, builtin.MUL, _INTEGER_MUL)
+        operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
+        operator.builtinOptions = schema.MulOptionsT()
+        changed = True
+    if changed:
+        _drop_idle(model, graph, builtin)
+    return changed
+
+
+def _minus_one(model: Any, graph: Any, schema: Any) -> int:
+    """A new constant of int8."""
+    buffer = schema.BufferT()
+    buffer.data = np.array([-1], np.int8).view(np.uint8)
+    model.buffers.append(buffer)
+    constant = schema.TensorT()
+    constant.name, constant.shape = b"minus_one", np.zeros(0, np.int32)
+    constant.type, constant.buffer = schema.TensorType.INT8, len(model.buffers) - 1
+    constant.quantization = schema.QuantizationParametersT()
+    constant.quantization.scale = np.ones(1, np.float32)
+    constant.quantization.zeroPoint = np.zeros(1, np.int64)
+    graph.tensors.append(constant)
+    return len(graph.tensors) - 1
 
 
 def _give_lstm_outputs_their_scale(model: Any, graph: Any) -> bool:
@@ -116,12 +168,12 @@ def _readers(graph: Any, index: int) -> Iterator[Any]:
     return (operator for operator in graph.operators if index in _tensors(operator.inputs))
 
 
-def _gives_integers(model: Any, graph: Any, split: Any, kind: int) -> bool:
-    """Whether all that a split gives is quantized behind it."""
+def _gives_integers(model: Any, graph: Any, operator: Any, kind: int) -> bool:
+    """Whether all that an operator gives is quantized behind it."""
     return all(
         index not in graph.outputs
         and all(operator_kind(model, reader) == kind for reader in _readers(graph, index))
-        for index in split.outputs
+        for index in operator.outputs
     )
 
 

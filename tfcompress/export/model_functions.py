@@ -25,6 +25,7 @@ from tfcompress.export.worker import ConversionError
 # Modules whose import registers the layers that a saved model may hold.
 _REGISTERING = (
     "tfcompress.quantization",
+    "tfcompress.export.convolutions",
     "tfcompress.export.deployment",
     "tfcompress.export.gather",
     "tfcompress.interop.legacy_activations",
@@ -146,7 +147,8 @@ def keras_function(model: Any) -> ModelFunction:
     }
 
     def run(**tensors: Any) -> dict[str, Any]:
-        outputs = call_flat(model, list(tensors.values()))
+        with keras_internals.exact_additions():
+            outputs = call_flat(model, list(tensors.values()))
         return dict(zip(_output_names(outputs), keras.tree.flatten(outputs), strict=True))
 
     functional = keras_internals.functional_of(model)

@@ -8,7 +8,7 @@ fail when Keras changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,32 @@ def without_autocast() -> AbstractContextManager[Any]:
     """A scope in which float32 variables are read as they are, also under a mixed policy."""
     scope: AbstractContextManager[Any] = keras_backend.AutocastScope(None)
     return scope
+
+
+@contextmanager
+def exact_additions() -> Iterator[None]:
+    """Sums of two sequences of one channel are plain additions in graphs traced inside the block.
+
+    For one sample, Keras takes a second summand of shape (1, n, 1) for a bias: of the axis before
+    the last, for which the converter has no form, or of the last one if it has the same length,
+    which is another sum.
+    """
+    import tensorflow as tf
+
+    numpy = keras_backend.numpy
+    original = numpy.add
+
+    def add(x1: Any, x2: Any) -> Any:
+        shape: Any = getattr(x2, "shape", ())
+        if len(shape) == 3 and shape[-1] == 1 and getattr(x1, "dtype", None) == x2.dtype:
+            return tf.add(x1, x2)
+        return original(x1, x2)
+
+    numpy.add = add
+    try:
+        yield
+    finally:
+        numpy.add = original
 
 
 def is_training(layer: keras.layers.Layer) -> bool:

@@ -316,14 +316,17 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         values = {id(v): ops.convert_to_numpy(v.value) for v in self.layer.variables}
         return {**values, **{id(kernel.variable): kernel.baked() for kernel in self.kernels}}
 
-    def baked_copy(self, **overrides: Any) -> keras.layers.Layer:
+    def baked_copy(
+        self, kind: type[keras.layers.Layer] | None = None, **overrides: Any
+    ) -> keras.layers.Layer:
         """A copy of the inner layer for export, with the quantized kernels as its weights.
 
         Args:
+            kind: Its class, which takes the config of the layer. Defaults to None: the layer's.
             **overrides: Entries of the layer's config to change.
         """
         # Integer kernels know no half precision: what is exported computes in float32.
-        copy = self._copy({"name": self.deployed_name, "dtype": "float32", **overrides})
+        copy = self._copy({"name": self.deployed_name, "dtype": "float32", **overrides}, kind)
         bias = self.rule.bias(copy)
         if bias is not None:
             bias.assign(self.deployed_bias())
@@ -341,9 +344,11 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
             return self.layer.plain()
         return self._copy({"name": self.name})
 
-    def _copy(self, overrides: dict[str, Any]) -> keras.layers.Layer:
+    def _copy(
+        self, overrides: dict[str, Any], kind: type[keras.layers.Layer] | None = None
+    ) -> keras.layers.Layer:
         layer = self.layer
-        copy = type(layer).from_config({**layer.get_config(), **overrides})
+        copy = (kind or type(layer)).from_config({**layer.get_config(), **overrides})
         copy.build_from_config(layer.get_build_config())
         copy_variables(layer, copy)
         for (kernel, _), value in zip(self.rule.kernels(copy), self.baked_kernels(), strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import layers, ops
 
+from tfcompress.export.convolutions import PlaneConv2D
 from tfcompress.graph import Node
 from tfcompress.quantization.rules.einsum import shape_refusal
 from tfcompress.quantization.rules.linear import ConvolutionRule, LinearRule, deployed_activation
@@ -31,7 +32,7 @@ class Conv3DRule(ConvolutionRule):
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Gather the frames under each tap of the kernel, and convolve in the plane."""
         layer = wrapper.layer
-        convolution = layers.Conv2D(
+        convolution = PlaneConv2D(
             layer.filters,
             layer.kernel_size[1:],
             strides=layer.strides[1:],

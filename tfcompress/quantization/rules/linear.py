@@ -9,6 +9,13 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from tfcompress.export.convolutions import (
+    PlaneConv1D,
+    PlaneConv2D,
+    PlaneDepthwiseConv1D,
+    PlaneDepthwiseConv2D,
+    plane_class,
+)
 from tfcompress.graph import Node
 from tfcompress.quantization.integer_arithmetic import TwoRoundings
 from tfcompress.quantization.rules.activations import PRE_ACTIVATION as PRE_ACTIVATION
@@ -18,6 +25,7 @@ from tfcompress.quantization.rules.activations import (
     activation_name,
     activation_quantizers,
     activation_refusal,
+    is_fused,
 )
 from tfcompress.quantization.rules.refusals import CHANNELS_LAST, LORA
 from tfcompress.quantization.rules.registry import InnerRanges, Rule, register
@@ -101,7 +109,8 @@ class LinearRule(Rule):
 
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The linear layer, and behind it an activation that does not fuse."""
-        outputs = wrapper.baked_copy(activation="linear")(inputs)
+        kind = plane_class(type(wrapper.layer))
+        outputs = wrapper.baked_copy(kind, activation="linear")(inputs)
         return deployed_activation(wrapper, outputs)
 
 
@@ -134,6 +143,17 @@ class TransposeRule(LinearRule):
         if any(rate != 1 for rate in node.operation.dilation_rate):
             return "LiteRT has no dilated transposed convolution"
         return super().refusal(node)
+
+    def folds_batchnorm(self, node: Node) -> bool:
+        """Not behind the reshape of a single channel, as neither a ReLU is fused there."""
+        single = isinstance(node.operation, layers.Conv1DTranspose) and node.operation.filters == 1
+        return super().folds_batchnorm(node) and not single
+
+    def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """With an activation that fuses, ahead of the reshape of a single channel."""
+        if not is_fused(wrapper.layer.activation):
+            return super().deploy(wrapper, inputs, *args, **kwargs)
+        return wrapper.baked_copy(plane_class(type(wrapper.layer)))(inputs)
 
 
 @register(layers.SeparableConv1D, layers.SeparableConv2D)
@@ -189,8 +209,8 @@ class SeparableRule(LinearRule):
         """A depthwise convolution, a quantizer and a 1x1 convolution."""
         layer = wrapper.layer
         one_dimensional = isinstance(layer, layers.SeparableConv1D)
-        depthwise_class = layers.DepthwiseConv1D if one_dimensional else layers.DepthwiseConv2D
-        pointwise_class = layers.Conv1D if one_dimensional else layers.Conv2D
+        depthwise_class = PlaneDepthwiseConv1D if one_dimensional else PlaneDepthwiseConv2D
+        pointwise_class = PlaneConv1D if one_dimensional else PlaneConv2D
         depthwise_kernel, pointwise_kernel = wrapper.baked_kernels()
         depthwise = depthwise_class(
             layer.kernel_size,
