@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,6 +23,24 @@ class _OneOperator:
     the shifted image. In both cases a quantized convolution would be left in float.
     """
 
+    # Of the Keras layers that this is mixed into.
+    rank: int
+    filters: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation_rate: tuple[int, ...]
+    padding: str
+    output_padding: Any
+    use_bias: bool
+    kernel: Any
+    bias: Any
+    activation: Callable[[Any], Any]
+    compute_output_shape: Callable[[Any], Any]
+
+    @abstractmethod
+    def sums(self, inputs: Any) -> Any:
+        """The convolution of an image, of rank 4, without a bias."""
+
     @property
     def adds_late(self) -> bool:
         """Whether the bias is added behind the reshape all the same."""
@@ -28,28 +48,24 @@ class _OneOperator:
 
     def call(self, inputs: Any) -> Any:
         """The sums with their bias; the activation."""
-        layer: Any = self
-        if layer.rank > 1:
-            return self._finished(layer.sums(inputs))
-        sums = layer.sums(ops.expand_dims(inputs, 1))
+        if self.rank > 1:
+            return self._finished(self.sums(inputs))
+        sums = self.sums(ops.expand_dims(inputs, 1))
         if self.adds_late:
             return self._finished(ops.squeeze(sums, 1))
         return ops.squeeze(self._finished(sums), 1)
 
     def _finished(self, sums: Any) -> Any:
-        layer: Any = self
-        bias = layer.summand()
-        return layer.activation(sums if bias is None else ops.add(sums, bias))
+        bias = self.summand()
+        return self.activation(sums if bias is None else ops.add(sums, bias))
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         """That of the Keras layer, without running TensorFlow."""
-        layer: Any = self
-        return keras.KerasTensor(layer.compute_output_shape(inputs.shape), dtype="float32")
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype="float32")
 
     def summand(self) -> Any:
         """What is added to the sums, or None."""
-        layer: Any = self
-        return layer.bias if layer.use_bias else None
+        return self.bias if self.use_bias else None
 
     def in_plane(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Two sizes, of which that of the row that a sequence is, is 1."""
@@ -57,8 +73,7 @@ class _OneOperator:
 
     def plane_kernel(self) -> Any:
         """The kernel, of four dimensions."""
-        layer: Any = self
-        return ops.expand_dims(layer.kernel, 0) if layer.rank == 1 else layer.kernel
+        return ops.expand_dims(self.kernel, 0) if self.rank == 1 else self.kernel
 
 
 class _Convolution(_OneOperator):
@@ -66,17 +81,16 @@ class _Convolution(_OneOperator):
         """The convolution without a bias."""
         import tensorflow as tf
 
-        layer: Any = self
-        padding = layer.padding
+        padding = self.padding
         if padding == "causal":
-            before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+            before = (self.kernel_size[0] - 1) * self.dilation_rate[0]
             inputs, padding = tf.pad(inputs, ((0, 0), (0, 0), (before, 0), (0, 0))), "valid"
         return tf.nn.conv2d(
             inputs,
             tf.convert_to_tensor(self.plane_kernel()),
-            self.in_plane(layer.strides),
+            self.in_plane(self.strides),
             padding.upper(),
-            dilations=self.in_plane(layer.dilation_rate),
+            dilations=self.in_plane(self.dilation_rate),
         )
 
 
@@ -85,14 +99,13 @@ class _Depthwise(_OneOperator):
         """The convolution without a bias."""
         import tensorflow as tf
 
-        layer: Any = self
         # The operator has one stride for both axes; that over a single row does not matter.
         return tf.raw_ops.DepthwiseConv2dNative(
             input=inputs,
             filter=tf.convert_to_tensor(self.plane_kernel()),
-            strides=[1, layer.strides[0], layer.strides[0], 1],
-            padding=layer.padding.upper(),
-            dilations=[1, *self.in_plane(layer.dilation_rate), 1],
+            strides=[1, self.strides[0], self.strides[0], 1],
+            padding=self.padding.upper(),
+            dilations=[1, *self.in_plane(self.dilation_rate), 1],
         )
 
 
@@ -100,25 +113,22 @@ class _Transposed(_OneOperator):
     @property
     def adds_late(self) -> bool:
         """With several channels: only an addition takes a ReLU ahead of the reshape."""
-        layer: Any = self
-        return bool(layer.rank == 1 and layer.filters > 1)
+        return bool(self.rank == 1 and self.filters > 1)
 
     def summand(self) -> Any:
         """The bias; a vanishing one where there is none, behind which a ReLU fuses."""
-        layer: Any = self
-        return _VANISHING + (layer.bias if layer.use_bias else ops.zeros((layer.filters,)))
+        return _VANISHING + (self.bias if self.use_bias else ops.zeros((self.filters,)))
 
     def sums(self, inputs: Any) -> Any:
         """The convolution without a bias."""
-        layer: Any = self
-        padding = layer.output_padding
-        if padding is not None and layer.rank == 1:
+        padding = self.output_padding
+        if padding is not None and self.rank == 1:
             padding = (0, *padding) if isinstance(padding, (list, tuple)) else (0, padding)
         return ops.conv_transpose(
             inputs,
             self.plane_kernel(),
-            strides=self.in_plane(layer.strides),
-            padding=layer.padding,
+            strides=self.in_plane(self.strides),
+            padding=self.padding,
             output_padding=padding,
             data_format="channels_last",
         )
