@@ -27,11 +27,11 @@ def model() -> keras.Model:
 
 
 @pytest.fixture(scope="session")
-def negating_model() -> keras.Model:
+def elu_model() -> keras.Model:
     """Holds an operator that LiteRT has no int8 kernel for."""
     keras.utils.set_random_seed(2)
     inputs = keras.Input((8, 8, 3), name="image")
-    x = keras.ops.negative(keras.layers.Conv2D(4, 3)(inputs))
+    x = keras.ops.elu(keras.layers.Conv2D(4, 3)(inputs))
     return keras.Model(inputs, keras.layers.Conv2D(2, 3)(x))
 
 
@@ -53,8 +53,8 @@ def float_artifact(model: keras.Model, folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def negating_artifact(negating_model: keras.Model, images: np.ndarray, folder: Path) -> Artifact:
-    return convert(negating_model, folder / "negating.tflite", calibration=images)
+def elu_artifact(elu_model: keras.Model, images: np.ndarray, folder: Path) -> Artifact:
+    return convert(elu_model, folder / "elu.tflite", calibration=images)
 
 
 @pytest.fixture(scope="session")

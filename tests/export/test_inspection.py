@@ -37,19 +37,19 @@ def test_float_file(float_artifact: Artifact):
     assert report.weight_bytes == {"float32": 4 * report.parameters}
 
 
-def test_an_operator_left_in_float_is_an_island(negating_artifact: Artifact):
-    report = inspect_file(negating_artifact.path)
+def test_an_operator_left_in_float_is_an_island(elu_artifact: Artifact):
+    report = inspect_file(elu_artifact.path)
     assert not report.fully_int8
     (island,) = report.float_islands
-    assert island.startswith("NEG -> ")
-    assert negating_artifact.float_islands == [island]
+    assert island.startswith("ELU -> ")
+    assert elu_artifact.float_islands == [island]
     assert {o.role for o in report.operators} == {"integer", "conversion", "float"}
 
 
-def test_text_table_and_dictionary(negating_artifact: Artifact):
-    report = inspect_file(negating_artifact.path)
+def test_text_table_and_dictionary(elu_artifact: Artifact):
+    report = inspect_file(elu_artifact.path)
     text = str(report)
-    assert "NEG ->" in text
+    assert "ELU ->" in text
     # The first line is the path, which has the length it has.
     assert max(map(len, text.splitlines()[1:])) <= 80
     assert json.loads(json.dumps(report.to_dict()))["ops"] == report.ops

@@ -38,7 +38,7 @@ class Operator:
 
     @property
     def label(self) -> str:
-        """The operator and what it computes, for example `"NEG -> net/neg"`."""
+        """The operator and what it computes, for example `"ELU -> net/elu"`."""
         return f"{self.name} -> {self.outputs[0] if self.outputs else '(nothing)'}"
 
 

@@ -245,7 +245,7 @@ def _diagnose_file(
 
 
 def _float_row(label: str) -> dict[str, str]:
-    """A row for an operator that a file has in float, such as `"NEG -> net/neg"`."""
+    """A row for an operator that a file has in float, such as `"ELU -> net/elu"`."""
     kind, _, tensor = label.partition(" -> ")
     reason = "the converter has no integer form of it, or none for its inputs"
     return {"operation": tensor or label, "type": kind, "reason": reason}
