@@ -182,6 +182,13 @@ CATEGORIES: dict[str, dict[str, Block]] = {
         "SimpleRNN": _on("row", lambda: layers.SimpleRNN(6)),
         "GRU": _on("row", lambda: layers.GRU(6)),
         "LSTM": _on("row", lambda: layers.LSTM(6, return_sequences=True)),
+        "LSTM, masked": _on(
+            "tokens",
+            _chain(
+                lambda: layers.Embedding(20, 8, mask_zero=True),
+                lambda: layers.LSTM(6, return_sequences=True),
+            ),
+        ),
         "Bidirectional LSTM": _on("row", lambda: layers.Bidirectional(layers.LSTM(4))),
         "TimeDistributed Dense": _on("row", lambda: layers.TimeDistributed(layers.Dense(5))),
         "MultiHeadAttention": lambda x: layers.MultiHeadAttention(2, 4)(x["row"], x["row"]),

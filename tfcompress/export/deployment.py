@@ -19,7 +19,7 @@ from tfcompress.quantization.calibrate import wrappers_of
 from tfcompress.quantization.float_boundary import FloatBoundary
 from tfcompress.quantization.kernel_grid import KernelGrid
 from tfcompress.quantization.quantized_layer import QuantizedLayer, deployed
-from tfcompress.quantization.rules.channel_affine import channel_affine
+from tfcompress.quantization.rules.channel_affine import apart
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def deployment_model(model: keras.Model) -> keras.Model:
             return operation.deploy(*args)
         if isinstance(operation, QuantizedLayer):
             operation.deployed_calls += 1
+            operation.ranges_before = sum(quantizer_calls.values()) + 1
+            quantizer_calls[operation.deployed_name] = len(operation.inner)
             outputs = operation.rule.deploy(operation, *args, **kwargs)
             keras_internals.pass_mask(operation, args[0], outputs)
             return outputs
@@ -119,12 +121,6 @@ def _fixed(quantizer: ActivationQuantizer, calls: dict[str, int]) -> ActivationQ
 
 
 def _requantized(tensor: Any, quantizer: ActivationQuantizer, calls: dict[str, int]) -> Any:
-    """A value in another range, through a 1x1 depthwise convolution by one.
-
-    The converter refuses one fake quantization on another, and the QUANTIZE operation that it would
-    place by itself rounds less exactly than a convolution.
-    """
+    """A value in another range."""
     fixed = _fixed(quantizer, calls)
-    # The converter would merge equal convolutions, and leave one that has two ranges in float.
-    one = 1.0 + 2.0**-22 * sum(calls.values())
-    return fixed(channel_affine(tensor, one, 0.0, f"{fixed.name}_requantize"))
+    return fixed(apart(tensor, sum(calls.values()), f"{fixed.name}_requantize"))

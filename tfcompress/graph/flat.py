@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,12 @@ class Node:
         """Tensors among the arguments, in order."""
         leaves = keras.tree.flatten((self.args, self.kwargs))
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a layer's call by name."""
+        signature = inspect.signature(self.operation.call)
+        return dict(signature.bind(*self.args, **self.kwargs).arguments)
 
     @property
     def layer(self) -> keras.layers.Layer | None:

@@ -201,7 +201,7 @@ def step_loop(
 
     Args:
         step: From a step's input and the states to outputs and states.
-        sequence: Shape (steps, batch, ...).
+        sequence: Shape (steps, batch, ...), or a nested structure of such tensors.
         states: Initial states.
 
     Returns:
@@ -215,7 +215,7 @@ def step_loop(
             states,
             time_major=True,
             # Without it Keras 3.15 stops a time-major loop after as many steps as samples.
-            input_length=sequence.shape[0] or 2**31 - 1,
+            input_length=keras.tree.flatten(sequence)[0].shape[0] or 2**31 - 1,
         )
         return tuple(outputs), tuple(last)
 

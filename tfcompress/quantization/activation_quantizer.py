@@ -329,6 +329,10 @@ class ActivationQuantizer(Source, keras.layers.Layer):
         scale = self._short_scale(*self._grid(self.low.value, self.high.value))
         return ops.where(self.calibrated.value > 0, scale, 0.0)
 
+    def output_unit(self) -> Any:
+        """The scale."""
+        return self.scale()
+
     def _keep_gradient(self) -> None:
         """Give what is learned a gradient of zero while it is not used, as optimizers want one."""
         if self.learned is not None:

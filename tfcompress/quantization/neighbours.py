@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
@@ -10,8 +11,12 @@ import keras
 from tfcompress.graph import keras_internals
 
 
-class Source:
+class Source(ABC):
     """A layer at which the search for where values were quantized ends."""
+
+    @abstractmethod
+    def output_unit(self) -> Any:
+        """What one code of what it makes is worth, a float32 scalar; None where not known."""
 
 
 class Neighbour:

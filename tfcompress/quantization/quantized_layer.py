@@ -14,7 +14,7 @@ from keras import ops
 from tfcompress.graph import keras_internals
 from tfcompress.graph.rebuild import copy_variables
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
-from tfcompress.quantization.bias_grid import round_bias, told_apart
+from tfcompress.quantization.bias_grid import told_apart
 from tfcompress.quantization.integer_arithmetic import add, requantize
 from tfcompress.quantization.kernel_grid import KernelGrid
 from tfcompress.quantization.neighbours import Maker, Neighbour, Source, sources_of
@@ -92,7 +92,8 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         # Python switches, as in ActivationQuantizer.
         self.quantizing = True
         self.frozen = False
-        self.deployed_calls = 0
+        self.deployed_calls = 0  # Those exported so far,
+        self.ranges_before = 0  # and the ranges exported before, in the whole model.
 
     @property
     def weight_bits(self) -> int:
@@ -204,8 +205,13 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
     def source_unit(self, number: int = 0) -> Any:
         """What one code of an input is worth, a float32 scalar; None where it is not known."""
         source = self.input_source(number)
-        known = self.quantizing and self.scheme.arithmetic == "integer"
-        return source.scale() if known and isinstance(source, ActivationQuantizer) else None
+        if source is None or not self.quantizing or self.scheme.arithmetic != "integer":
+            return None
+        return source.output_unit()
+
+    def output_unit(self) -> Any:
+        """What one code of the outputs is worth, if they have their range from inside, or None."""
+        return self.rule.output_unit(self) if self.quantizing else None
 
     def summed_unit(self) -> Any:
         """What one code of the values is worth that LiteRT multiplies and sums, or None."""
@@ -265,11 +271,6 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
             return ops.add(a, b)
         return add(a, b, units, target.scale())
 
-    def _rounded_bias(self) -> list[tuple[keras.Variable, Any]]:
-        bias, value = self.rule.bias(self.layer), self.float_bias()
-        unit = None if value is None or self.bias_folds else self.accumulator_unit()
-        return [] if unit is None else [(bias, round_bias(value, unit))]
-
     def float_bias(self) -> Any:
         """The bias of the layer in float32, shape (channels,), or None."""
         bias = self.rule.bias(self.layer)
@@ -285,7 +286,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         if self.infers_shapes:
             pairs = []
         elif self.quantizing:
-            pairs = self.quantized_kernels() + self._rounded_bias()
+            pairs = self.quantized_kernels() + self.rule.rounded_biases(self)
             if self.computes_integers:
                 # Before tensors stand in the place of the variables.
                 self._units = self.rule.units(self)
@@ -334,7 +335,7 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
 
     def deployed_bias(self) -> np.ndarray:
         """The bias of the layer as it is exported: rounded, so that no later rounding moves it."""
-        rounded = self._rounded_bias()
+        rounded = self.rule.rounded_biases(self)
         value = rounded[0][1] if rounded else self.float_bias()
         return told_apart(ops.convert_to_numpy(value))
 

@@ -10,7 +10,7 @@ from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 from tfcompress.quantization.rules.recurrent_loop import UnrolledLoop
 
-STEPS, FEATURES = 5, 8
+STEPS, FEATURES = 3, 8
 RNG = np.random.default_rng(0)
 X = (0.5 * RNG.normal(size=(96, STEPS, FEATURES))).astype("float32")
 
@@ -97,6 +97,53 @@ def test_exported_forms_are_integer_and_within_two_quanta(models, tmp_path, quan
     # The bias of a hard sigmoid is rounded to the scale of its input.
     assert off.pop("lstm_backwards") < 0.05
     assert {name: share for name, share in off.items() if share > 0.02} == {}
+
+
+def masked_forms(tokens, mask):
+    """Recurrent layers that pass over steps."""
+    sequences = {"return_sequences": True}
+    x = layers.Embedding(20, FEATURES, mask_zero=True, name="table")(tokens)
+    outputs, *state = layers.LSTM(5, **sequences, return_state=True)(x)
+    both = layers.GRU(4, **sequences)
+    return {
+        "of_masked": layers.SimpleRNN(6)(outputs),
+        "bidirectional": layers.Bidirectional(both)(x),  # gives zeros for masked steps
+        "stacked": layers.RNN([layers.GRUCell(4), layers.LSTMCell(5)], go_backwards=True)(x),
+        "unmasked": layers.LSTM(5)(x, initial_state=state),  # Keras takes no mask from `x` here
+        "from_state": layers.LSTM(5, **sequences)(x, initial_state=state, mask=mask),
+    }
+
+
+def test_masked_steps_change_nothing_in_training_and_in_the_file(in_float, tmp_path, quanta):
+    keras.utils.set_random_seed(4)
+    inputs = [
+        keras.Input((STEPS,), dtype="int32", name="a_tokens"),
+        keras.Input((STEPS,), dtype="bool", name="mask"),
+    ]
+    model = keras.Model(inputs, masked_forms(*inputs))
+    perturb(model)
+    table = model.get_layer("table").embeddings
+    table.assign(RNG.normal(size=table.shape))
+    places, ends = np.arange(STEPS), RNG.integers(0, STEPS + 1, (96, 1))
+    # Padded behind or in front; some are nothing else than padding.
+    full = np.where(np.arange(96)[:, None] % 2, places < ends, places >= ends)
+    data = [RNG.integers(1, 20, (96, STEPS)) * full, RNG.random((96, STEPS)) < 0.6]
+    qat = tfc.quantize_aware(model, calibration=data, verbose=False)
+    expected = model.predict(data, verbose=0)
+    with in_float(qat):
+        outputs = qat(data)
+    for name, value in outputs.items():
+        np.testing.assert_allclose(value, expected[name], atol=2e-5, err_msg=name)
+    answers = qat.predict(data, verbose=0)
+    for name, value in answers.items():
+        assert np.std(value - expected[name]) < 0.06 * np.std(expected[name]), name
+    path = tmp_path / "masked.tflite"
+    artifact = tfc.export(qat, path, io="float32", calibration=data, tolerance=np.inf)
+    assert artifact.float_islands == []
+    assert artifact.plan_skipped == []
+    for name, off in quanta(artifact, data, answers).items():
+        assert off.max() <= 2.01, name
+        assert np.mean(off > 0.5) < 0.02, name
 
 
 def test_saved_model_reloads_bit_exactly(models, tmp_path):
@@ -201,7 +248,7 @@ class DoublingCell(layers.SimpleRNNCell):
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda x: layers.LSTM(3)(layers.Masking()(x)), "masked"),
+        (lambda x: layers.LSTM(3)(x, mask=x[..., 0]), "give a mask of dtype bool"),
         (lambda x: layers.GRU(3, activation="softsign")(x), "softsign has no integer form"),
         (lambda x: layers.RNN(DoublingCell(3))(x), "no integer form for the cell DoublingCell"),
         (

@@ -33,7 +33,7 @@ class AttentionRule(ComposedRule, ABC):
         """Open shapes, masks in float, and subclasses, which may compute something else."""
         if type(node.operation).__module__.partition(".")[0] != "keras":
             return f"{node.type_name} is a subclass that may compute something else than attention"
-        mask = arguments_of(node).get("attention_mask")
+        mask = node.arguments.get("attention_mask")
         if isinstance(mask, Tensor) and mask.is_float:
             return f"its attention_mask is {mask.dtype}; give a mask of dtype bool or int32"
         return shape_refusal(node)
@@ -51,12 +51,6 @@ class AttentionRule(ComposedRule, ABC):
         weights = ops.softmax(quantizer("scores")(scores), axis=-1)
         weights = quantizer("weights")(weights)
         return dropout(weights), weights
-
-
-def arguments_of(node: Node) -> dict[str, Any]:
-    """The arguments of a layer's call by name."""
-    signature = inspect.signature(node.operation.call)
-    return dict(signature.bind(*node.args, **node.kwargs).arguments)
 
 
 @register(layers.MultiHeadAttention, layers.GroupQueryAttention)
@@ -78,7 +72,7 @@ class MultiHeadAttentionRule(AttentionRule):
         """Masks over several axes, besides what all attention layers refuse."""
         if reason := super().refusal(node):
             return reason
-        arguments = arguments_of(node)
+        arguments = node.arguments
         for dense in keras_internals.attention_projections(node.operation).values():
             if reason := einsum_refusal(dense, len(dense.equation.split(",")[0])):
                 return reason

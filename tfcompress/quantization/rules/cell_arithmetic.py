@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfcompress.quantization.bias_grid import round_bias
 from tfcompress.quantization.rules.activations import TANH_RANGE, UNIT_RANGE, activation_name
 from tfcompress.quantization.rules.recurrent_loop import Loop, Step, depthwise_affine
 from tfcompress.quantization.rules.registry import InnerRanges
@@ -39,9 +39,13 @@ class CellArithmetic(ABC):
             called.
         prefix: Put before the names of the ranges.
         hidden: Name of the range of the outputs. Defaults to `prefix + "hidden"`.
+
+    Attributes:
+        states: Names of the ranges of the states, of which the first is the output.
+        gates: Number of blocks in the last axis of the kernels.
     """
 
-    states = 1
+    states: tuple[str, ...] = (HIDDEN,)
     gates = 1
 
     def __init__(self, cell: keras.layers.Layer, prefix: str = "", hidden: str | None = None):
@@ -81,27 +85,18 @@ class CellArithmetic(ABC):
         return None
 
     def state_bias(self) -> Any:
-        """What is added to the projection of the state.
-
-        LiteRT stores a bias in units of the scales of the factors. Those of the state are known in
-        here, so that `rounded_bias` is exact; those of the inputs are not.
-        """
+        """What is added to the projection of the state."""
         return self.cell.bias
 
-    def rounded_bias(self, loop: Loop, name: str, bias: Any, kernel: Any) -> Any:
-        """A bias as LiteRT stores it, with straight-through gradients.
+    def bias_units(self, inputs: Any, scale_of: Callable[[str], Any], scales: list[Any]) -> Any:
+        """What one code of each value of the bias is worth; 0 where it is not known.
 
         Args:
-            loop: What runs the layer.
-            name: The range of what the kernel is multiplied with.
-            bias: Shape (channels,).
-            kernel: The quantized kernel, channels last.
+            inputs: What one code of the inputs is worth.
+            scale_of: From the name of a range in this cell to its scale.
+            scales: For both kernels what one code of each column is worth.
         """
-        dtype = kernel.dtype
-        bias, kernel = ops.cast(bias, "float32"), ops.cast(kernel, "float32")
-        largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
-        scale = loop.scale(self.named(name)) * largest / 127
-        return ops.cast(round_bias(bias, scale), dtype)
+        return scale_of(HIDDEN) * scales[1]
 
     def in_order(self, weight: Any) -> Any:
         """A weight with its gates in the order in which a step wants them."""
@@ -139,7 +134,7 @@ class CellArithmetic(ABC):
         kernel = self.in_order(self.cell.recurrent_kernel)
         if not self.cell.use_bias:
             return kernel, None
-        return kernel, self.rounded_bias(loop, HIDDEN, self.in_order(self.state_bias()), kernel)
+        return kernel, self.in_order(self.state_bias())
 
     def recur(self, loop: Loop, state: Any, kernel: Any, bias: Any) -> Any:
         """The projection of the state after dropout, quantized."""
@@ -167,13 +162,55 @@ class CellArithmetic(ABC):
     def step(self, loop: Loop) -> Step:
         """A function of a step's projected inputs and the states."""
 
+    def masked_step(self, loop: Loop, zero_output: bool) -> Step:
+        """A step that leaves everything as it is where its mask is false.
+
+        It reads the projected inputs together with a mask of shape (batch, 1), and the states
+        behind the last output, which as in Keras is zero at first, whatever the first states are.
+
+        Args:
+            loop: What runs the layer.
+            zero_output: Whether the output is zero where the mask is false.
+        """
+        step = self.step(loop)
+
+        def choose(mask: Any, name: str, new: Any, old: Any) -> Any:
+            mask = ops.reshape(mask, (-1,) + (1,) * (len(new.shape) - 1))
+            return loop.kept(self.named(name), ops.where(mask, new, 0.0 if old is None else old))
+
+        def masked_step(x: Any, states: tuple[Any, ...] | None) -> tuple[Any, tuple[Any, ...]]:
+            (x, mask), (last, *old) = x, states or (None,) * (1 + len(self.states))
+            _, new = step(x, None if old[0] is None else tuple(old))
+            kept = tuple(map(partial(choose, mask), self.states, new, old))
+            if zero_output:
+                last = None
+            output = kept[0] if last is old[0] else choose(mask, HIDDEN, new[0], last)
+            return output, (output, *kept)
+
+        return masked_step
+
     def named(self, name: str) -> str:
         """The full name of a range."""
+        if name == "candidate" and activation_name(self.cell.activation) == "linear":
+            name = GATES
         return self.hidden if name == HIDDEN else self.prefix + name
 
     def quantize(self, loop: Loop, name: str, x: Any) -> Any:
         """`x` in the range `name` of this cell."""
         return loop.quantize(self.named(name), x)
+
+    def add(self, loop: Loop, name: str, *terms: tuple[str, Any], minus: bool = False) -> Any:
+        """The sum of two terms, each behind the name of its range, in the range `name`.
+
+        Args:
+            loop: What runs the layer.
+            name: The range of the sum.
+            *terms: Two tensors with the names of their ranges.
+            minus: Whether to subtract the second. Defaults to False.
+        """
+        compute = loop.subtract if minus else loop.add
+        named = [(self.named(term), x) for term, x in terms]
+        return self.quantize(loop, name, compute(self.named(name), *named))
 
     def activate(self, loop: Loop, name: str, x: Any) -> Any:
         """The activation function whose output has the range `name`, quantized."""

@@ -47,6 +47,24 @@ def channel_affine(inputs: Any, scale: Any, offset: Any, name: str | None = None
     return outputs
 
 
+def apart(inputs: Any, number: int, name: str) -> Any:
+    """`inputs` through a convolution by one, so that the converter gives it another range.
+
+    It refuses one fake quantization on another, and the QUANTIZE operation that it would place by
+    itself rounds less exactly than a convolution.
+
+    Args:
+        inputs: Symbolic tensor, as of `channel_affine`.
+        number: Different wherever the same values get different ranges: the converter merges equal
+            convolutions, and leaves one that has two ranges in float.
+        name: Name of the convolution.
+
+    Returns:
+        A symbolic tensor of the shape of `inputs`.
+    """
+    return channel_affine(inputs, 1.0 + 2.0**-22 * number, 0.0, name)
+
+
 # Of the weights of 8 bits that a factor becomes.
 LARGEST_CODE = 127
 

@@ -43,6 +43,10 @@ class EmbeddingRule(Rule):
         """The output is on the grid of the table."""
         return True
 
+    def output_unit(self, wrapper: Any) -> Any:
+        """That of the table."""
+        return ops.reshape(wrapper.kernels[0].channel_scale(), ())
+
     def deploy(self, wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A plain gather, without the operators that Keras needs for negative indices."""
         # Here, because exported forms may need TensorFlow and training must not.

@@ -122,7 +122,18 @@ class SameRangeRule(Rule):
         return Role.SAME_RANGE
 
 
-@register("Abs", "Absolute", "Mean", layers.GlobalAveragePooling1D)
+@register("Abs", "Absolute", "Mean")
 @register(layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
 class ComputeRule(Rule):
     """An operation whose output has a range of its own and that fuses nothing."""
+
+
+@register(layers.GlobalAveragePooling1D)
+class StepsMeanRule(ComputeRule):
+    """The mean over the steps of a sequence."""
+
+    def refusal(self, node: Node) -> str | None:
+        """Where a mask leaves out steps."""
+        if node.arguments.get("mask") is None:
+            return None
+        return "it divides by the number of steps that its mask leaves, for which 8 bits are few"

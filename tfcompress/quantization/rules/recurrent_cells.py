@@ -57,7 +57,7 @@ class SimpleRNNArithmetic(CellArithmetic):
 class LSTMArithmetic(CellArithmetic):
     """Input, forget and output gate, candidate and cell state."""
 
-    states = 2
+    states = (HIDDEN, "cell")
     gates = 4
 
     def activations(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class LSTMArithmetic(CellArithmetic):
             cell = self.quantize(loop, "cell", gate_i * candidate)
             if states is not None:
                 kept = self.quantize(loop, "kept", gate_f * states[1])
-                cell = self.quantize(loop, "cell", kept + cell)
+                cell = self.add(loop, "cell", ("kept", kept), ("cell", cell))
             squashed = self.activate(loop, "squashed", cell)
             output = self.quantize(loop, HIDDEN, gate_o * squashed)
             return output, (output, cell)
@@ -148,6 +148,13 @@ class GRUArithmetic(CellArithmetic):
         units, (inputs, state) = 2 * self.cell.units, (self.cell.bias[0], self.cell.bias[1])
         return ops.concatenate([inputs[:units] + state[:units], state[units:]])
 
+    def bias_units(self, inputs: Any, scale_of: Callable[[str], Any], scales: list[Any]) -> Any:
+        """Those of candidates differ."""
+        units, state = 2 * self.cell.units, super().bias_units(inputs, scale_of, scales)
+        if not self.cell.reset_after:
+            return ops.concatenate([state[:units], scale_of("reset") * scales[1][units:]])
+        return ops.stack([ops.concatenate([state[:units], inputs * scales[0][units:]]), state])
+
     def step(self, loop: Loop) -> Step:
         """`h = candidate + z * (h - candidate)`."""
         candidate_of = self._reset_after(loop) if self.cell.reset_after else self._reset_first(loop)
@@ -156,12 +163,12 @@ class GRUArithmetic(CellArithmetic):
             gate_z, candidate = candidate_of(x, None if states is None else states[0])
             if states is None:
                 # LiteRT has no integer negation.
-                difference = depthwise_affine(candidate, -1.0)
+                difference = self.quantize(loop, "difference", depthwise_affine(candidate, -1.0))
             else:
-                difference = states[0] - candidate
-            difference = self.quantize(loop, "difference", difference)
+                terms = (HIDDEN, states[0]), ("candidate", candidate)
+                difference = self.add(loop, "difference", *terms, minus=True)
             kept = self.quantize(loop, "kept", gate_z * difference)
-            output = self.quantize(loop, HIDDEN, candidate + kept)
+            output = self.add(loop, HIDDEN, ("candidate", candidate), ("kept", kept))
             return output, (output,)
 
         return step
@@ -190,7 +197,7 @@ class GRUArithmetic(CellArithmetic):
                 gate_z, _ = self._gates(loop, x_gates)
                 return gate_z, self.activate(loop, "candidate", x_candidate)
             added = self.quantize(loop, "reset", added)
-            x_candidate = self.quantize(loop, GATES, x_candidate + added)
+            x_candidate = self.add(loop, GATES, (GATES, x_candidate), ("reset", added))
             return gate_z, self.activate(loop, "candidate", x_candidate)
 
         return candidate_of
@@ -200,10 +207,7 @@ class GRUArithmetic(CellArithmetic):
         kernels = kernel[:, : 2 * units], kernel[:, 2 * units :]
         biases: tuple[Any, Any] = (None, None)
         if self.cell.use_bias:
-            biases = (
-                self.rounded_bias(loop, HIDDEN, self.cell.bias[: 2 * units], kernels[0]),
-                self.rounded_bias(loop, "reset", self.cell.bias[2 * units :], kernels[1]),
-            )
+            biases = self.cell.bias[: 2 * units], self.cell.bias[2 * units :]
 
         def added(x: Any, states: list[Any], part: int) -> Any:
             if states:

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 from keras import ops
 
 from tfcompress.graph import keras_internals
+from tfcompress.quantization import integer_arithmetic
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 
 # From the inputs of a step and the states to the output and the states. No states stand for zeros.
@@ -29,12 +31,28 @@ class Loop(ABC):
         """`x` in the range of that name."""
 
     @abstractmethod
+    def add(self, name: str, *terms: tuple[str, Any]) -> Any:
+        """The sum, for the range of that name, of tensors behind the names of their ranges."""
+
+    @abstractmethod
+    def subtract(self, name: str, *terms: tuple[str, Any]) -> Any:
+        """Likewise the first without the second."""
+
+    @abstractmethod
+    def kept(self, name: str, x: Any) -> Any:
+        """`x`, whose values are on the grid of that range already."""
+
+    @abstractmethod
     def scale(self, name: str) -> Any:
         """The scale of that range, 0 while values pass through."""
 
     @abstractmethod
     def quantized_constant(self, name: str, x: Any) -> Any:
         """A constant in the range of that name, without a quantizer in the graph."""
+
+    @abstractmethod
+    def zeros_like(self, x: Any) -> Any:
+        """Zeros before the first step, or None, which `Step` takes for them."""
 
     @abstractmethod
     def hard_sigmoid(self, x: Any) -> Any:
@@ -48,7 +66,7 @@ class Loop(ABC):
 
         Args:
             step: The step.
-            sequence: What the steps read, of shape (batch, steps, ...).
+            sequence: What the steps read, of shape (batch, steps, ...), or a tuple of such.
             states: Initial states, or None for zeros.
             backwards: Whether to start with the last.
 
@@ -70,14 +88,17 @@ class TrainingLoop(Loop):
     Args:
         quantizers: The quantizers by name.
         training: Whether dropout is on and the ranges are updated.
+        exact: Whether to add as LiteRT's integers do.
     """
 
     def __init__(
         self,
         quantizers: Mapping[str, ActivationQuantizer],
         training: bool,
+        exact: bool = False,
     ) -> None:
         self.training = training
+        self._exact = exact
         self._quantizers = quantizers
         self._functions = {name: q.snapshot(training) for name, q in quantizers.items()}
         self._seen: list[tuple[str, Any]] = []
@@ -93,6 +114,24 @@ class TrainingLoop(Loop):
             self._seen.append((name, ops.stop_gradient(x)))
         return self._functions[name](x)
 
+    def add(self, name: str, *terms: tuple[str, Any]) -> Any:
+        """In evaluation rounded as LiteRT rounds it."""
+        (first, a), (second, b) = terms
+        if not self._exact:
+            return a + b
+        return integer_arithmetic.add(
+            a, b, (self.scale(first), self.scale(second)), self.scale(name)
+        )
+
+    def subtract(self, name: str, *terms: tuple[str, Any]) -> Any:
+        """Likewise."""
+        first, (second, b) = terms
+        return self.add(name, first, (second, -b))
+
+    def kept(self, name: str, x: Any) -> Any:
+        """As it is."""
+        return x
+
     def scale(self, name: str) -> Any:
         """As it was at the start."""
         return self._quantizers[name].scale()
@@ -100,6 +139,10 @@ class TrainingLoop(Loop):
     def quantized_constant(self, name: str, x: Any) -> Any:
         """Like any other value."""
         return self.quantize(name, x)
+
+    def zeros_like(self, x: Any) -> Any:
+        """A tensor, because a loop carries tensors."""
+        return ops.zeros_like(x)
 
     def hard_sigmoid(self, x: Any) -> Any:
         """Clipped."""
@@ -112,7 +155,7 @@ class TrainingLoop(Loop):
         if states is None:
             raise ValueError("A loop in training needs initial states. Received: None")
         if backwards:
-            sequence = ops.flip(sequence, axis=1)
+            sequence = keras.tree.map_structure(lambda x: ops.flip(x, axis=1), sequence)
         outside = self._seen
         names: list[str] = []
 
@@ -122,7 +165,8 @@ class TrainingLoop(Loop):
             names[:] = [name for name, _ in self._seen]
             return (output, *(value for _, value in self._seen)), states
 
-        stacked, last = keras_internals.step_loop(body, ops.swapaxes(sequence, 0, 1), states)
+        by_step = keras.tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), sequence)
+        stacked, last = keras_internals.step_loop(body, by_step, states)
         self._seen = [*outside, *zip(names, stacked[1:], strict=True)]
         return stacked[0], last
 
@@ -152,6 +196,20 @@ class UnrolledLoop(Loop):
         """With the fixed range."""
         return self._quantizers[name](x)
 
+    def add(self, name: str, *terms: tuple[str, Any]) -> Any:
+        """An operation of the file."""
+        (_, a), (_, b) = terms
+        return a + b
+
+    def subtract(self, name: str, *terms: tuple[str, Any]) -> Any:
+        """Likewise."""
+        (_, a), (_, b) = terms
+        return a - b
+
+    def kept(self, name: str, x: Any) -> Any:
+        """Quantized again, which tells the converter the range."""
+        return self.quantize(name, x)
+
     def scale(self, name: str) -> Any:
         """That of the fixed range."""
         return self._quantizers[name].scale()
@@ -166,6 +224,9 @@ class UnrolledLoop(Loop):
         code = ops.floor(ops.cast(x, "float32") / scale + below + 0.5)
         return ops.cast((ops.clip(code, 0, steps) - below) * scale, x.dtype)
 
+    def zeros_like(self, x: Any) -> None:
+        """None."""
+
     def hard_sigmoid(self, x: Any) -> Any:
         """One convolution, whose output range clips."""
         return depthwise_affine(x, 1 / 6, 0.5)
@@ -174,7 +235,7 @@ class UnrolledLoop(Loop):
         self, step: Step, sequence: Any, states: tuple[Any, ...] | None, backwards: bool
     ) -> tuple[Any, tuple[Any, ...]]:
         """One after the other."""
-        steps = ops.unstack(sequence, axis=1)
+        steps = _unstacked(sequence)
         outputs = []
         for x in reversed(steps) if backwards else steps:
             output, states = step(x, states)
@@ -184,6 +245,12 @@ class UnrolledLoop(Loop):
     def sequence(self, outputs: Any, flipped: bool = False) -> Any:
         """Stacked."""
         return ops.stack(outputs[::-1] if flipped else outputs, axis=1)
+
+
+def _unstacked(sequence: Any) -> list[Any]:
+    if isinstance(sequence, tuple):
+        return list(zip(*map(_unstacked, sequence), strict=True))
+    return list(ops.unstack(sequence, axis=1))
 
 
 def depthwise_affine(x: Any, scale: Any, offset: Any = None) -> Any:

@@ -9,6 +9,7 @@ import keras
 
 from tfcompress.graph import Node
 from tfcompress.graph.registry import Registry
+from tfcompress.quantization.bias_grid import round_bias
 from tfcompress.quantization.integer_arithmetic import TwoRoundings
 from tfcompress.quantization.rules.operation_layer import operation_of
 
@@ -80,6 +81,16 @@ class Rule:
 
     def bias(self, layer: keras.layers.Layer) -> keras.Variable | None:
         """The bias that LiteRT adds to the integer sums of products, or None."""
+        return None
+
+    def rounded_biases(self, wrapper: Any) -> list[tuple[keras.Variable, Any]]:
+        """Each bias with its value in float32 as LiteRT stores it; none of unknown units."""
+        bias, value = self.bias(wrapper.layer), wrapper.float_bias()
+        unit = None if value is None or wrapper.bias_folds else wrapper.accumulator_unit()
+        return [] if unit is None else [(bias, round_bias(value, unit))]
+
+    def output_unit(self, wrapper: Any) -> Any:
+        """What one code of the outputs is worth that have their range from inside, or None."""
         return None
 
     def refusal(self, node: Node) -> str | None:
