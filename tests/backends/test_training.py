@@ -1,4 +1,4 @@
-"""Training on JAX where TensorFlow cannot even be imported, and exporting on TensorFlow."""
+"""Training on JAX and PyTorch where TensorFlow cannot be imported, and exporting on TensorFlow."""
 
 import importlib.util
 import os
@@ -63,7 +63,7 @@ kernels = np.concatenate(
     [np.ravel(w) for w in tfc.strip(qat).get_weights() if w.ndim >= 2 and w.shape[-1] > 1]
 )
 np.savez(
-    folder + "/jax.npz",
+    folder + "/seen.npz",
     outputs=qat.predict(x[:256], verbose=0),
     sparsity=np.mean(kernels == 0),
     accuracy=qat.evaluate(x, y, verbose=0)[1],
@@ -74,16 +74,18 @@ np.savez(
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax: pip install jax")
-def test_prune_and_quantize_on_jax_then_export_on_tensorflow(tmp_path, digits):
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_prune_and_quantize_on_a_backend_then_export_on_tensorflow(backend, tmp_path, digits):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
     x, y = digits.train
     np.savez(tmp_path / "data.npz", x=x[:640], y=y[:640])
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, env=environment, timeout=600
     )
     qat = keras.models.load_model(tmp_path / "qat.keras", compile=False)
-    seen = np.load(tmp_path / "jax.npz")
+    seen = np.load(tmp_path / "seen.npz")
     assert seen["accuracy"] > 0.9
     assert seen["sparsity"] >= 0.75
     assert seen["shrunk"] < 1e-4
