@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics
 
 from tfcompress.evaluation import LiteRTModel, compare
+from tfcompress.evaluation.environment import INTEGER_INSTRUCTIONS
 from tfcompress.export.artifact import Artifact
 from tfcompress.export.verification import Fidelity
 
@@ -75,7 +76,10 @@ def test_everything_is_kept(report, trained, tmp_path):
     assert report.data == "digits (test split)"
     assert report.classes == list("0123456789")
     assert report.metadata["seed"] == 3
-    assert report.metadata["environment"]["packages"]["keras"] == keras.__version__
+    environment = report.metadata["environment"]
+    assert environment["packages"]["keras"] == keras.__version__
+    known = {"unknown", "none", *INTEGER_INSTRUCTIONS}
+    assert set(environment["integer_instructions"].split(", ")) <= known
     shown = {str(item.index) for item in report["int8"].disagreements}
     assert shown <= set(report.examples)
     assert report.to_html(tmp_path / "report.html").stat().st_size < 1_000_000
