@@ -10,7 +10,7 @@ from keras import ops
 
 from tfcompress.export.deployment import is_quantization_aware
 from tfcompress.graph import Node, flatten, keras_internals
-from tfcompress.graph.rebuild import LayerCopies, rebuild
+from tfcompress.graph.rebuild import LayerCopies, copy_variables, rebuild
 from tfcompress.pruning import apply_masks
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import wrappers_of
@@ -50,7 +50,7 @@ def strip(model: keras.Model) -> keras.Model:
         stripped = _without_wrappers(model)
     elif isinstance(model, keras.Sequential) or _is_functional(model):
         stripped = keras.models.clone_model(model)
-        _copy_all(model, stripped)
+        copy_variables(model, stripped)
     else:
         graph = flatten(model)
         copies = LayerCopies(graph)
@@ -61,11 +61,6 @@ def strip(model: keras.Model) -> keras.Model:
 
 def _is_functional(model: keras.Model) -> bool:
     return keras_internals.functional_of(model) is model
-
-
-def _copy_all(model: keras.Model, stripped: keras.Model) -> None:
-    for source, target in zip(model.variables, stripped.variables, strict=True):
-        target.assign(source.value)
 
 
 def _without_wrappers(model: keras.Model) -> keras.Model:

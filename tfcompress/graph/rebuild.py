@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -119,6 +120,8 @@ def _with_policy(config: Any, dtype: str) -> Any:
 def copy_variables(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Assign the values of all variables of `original` to those of `copy`, in order.
 
+    What layers have besides variables is copied as well, see `copy_settings`.
+
     Raises:
         ValueError: If the two do not have the same variables.
     """
@@ -131,7 +134,33 @@ def copy_variables(original: keras.layers.Layer, copy: keras.layers.Layer) -> No
     for source, target in zip(original.variables, copy.variables, strict=True):
         # As an array: JAX would share the buffer, and training either model would delete it.
         target.assign(keras.ops.convert_to_numpy(source.value))
-    copy.trainable = original.trainable
+    copy_settings(original, copy)
+
+
+def copy_settings(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Give a copy what a layer, and each layer in it, has besides variables.
+
+    That is whether it trains, and what preprocessing layers learned from data: an adapted
+    `Normalization` computes with tensors that it makes of its variables, and lookups keep their
+    vocabulary in a table.
+
+    Args:
+        original: A layer or model.
+        copy: Its copy, whose variables have their values already.
+    """
+    layers = keras_internals.flat_sublayers(original), keras_internals.flat_sublayers(copy)
+    for source, target in zip(*layers):
+        target.trainable = source.trainable
+        if hasattr(source, "save_assets"):
+            # In the order in which Keras loads them.
+            weights: dict[str, Any] = {}
+            source.save_own_variables(weights)
+            target.load_own_variables(weights)
+            with tempfile.TemporaryDirectory() as folder:
+                source.save_assets(folder)
+                target.load_assets(folder)
+        elif hasattr(target, "finalize_state") and target.variables:
+            target.finalize_state()
 
 
 def unique_names(graph: Graph) -> dict[int, str]:

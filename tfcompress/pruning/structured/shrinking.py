@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.graph import Node, keras_internals
-from tfcompress.graph.rebuild import LayerCopies, rebuild
+from tfcompress.graph import Node
+from tfcompress.graph.rebuild import LayerCopies, copy_settings, rebuild
 from tfcompress.graph.selection import Patterns
 from tfcompress.pruning.state import apply_masks, attach_state
 from tfcompress.pruning.structured import criteria
@@ -206,14 +206,7 @@ class _SmallerLayers(LayerCopies):
                         "left of the original's: its dependency rule does not fit its config."
                     )
                 target.assign(values * self._factors.get(id(source), 1))
-            _copy_trainable(original, copy)
-
-
-def _copy_trainable(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    for source, target in zip(
-        keras_internals.flat_sublayers(original), keras_internals.flat_sublayers(copy)
-    ):
-        target.trainable = source.trainable
+            copy_settings(original, copy)
 
 
 def _copy_masks(model: keras.Model, smaller: keras.Model, copies: LayerCopies, kept: Kept) -> None:
