@@ -98,6 +98,15 @@ def test_arrays_and_pairs():
     assert datasets.load(data) is data
 
 
+@pytest.mark.parametrize(
+    "labels", [[0, 1, 1, 0], [[0], [1], [1], [0]], [np.array([n, 1 - n]) for n in (0, 1, 1, 0)]]
+)
+def test_labels_in_a_list(labels):
+    x = np.zeros((4, 2))
+    data = datasets.load(((x, labels), (x, labels)))
+    np.testing.assert_array_equal(data.test.y, np.array(labels))
+
+
 def test_several_inputs():
     x = {"image": np.zeros((10, 4, 4)), "text": np.zeros((10, 3), np.int32)}
     data = datasets.load((x, np.arange(10) % 2))
@@ -137,6 +146,9 @@ def test_tf_data():
         ((np.array(["a", "b"]), np.zeros(2)), "must be numeric"),
         ((np.zeros((4, 2)), {"a": np.zeros(4)}), "one output.*dict of 1"),
         ((np.zeros((4, 2)), (np.zeros(4), np.zeros((4, 3)))), "one output.*tuple of 2"),
+        ((np.zeros((4, 2)), [np.zeros(4), np.zeros((4, 3))]), "one output.*list of 2"),
+        ((np.zeros((4, 2)), [np.zeros((4, 1)), np.zeros((4, 1))]), "one output.*list of 2"),
+        ((np.zeros((3, 2)), [[0], [1, 2], [0]]), "one shape for all samples.*list of 3"),
     ],
 )
 def test_bad_specs(spec, message):

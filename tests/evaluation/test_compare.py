@@ -135,6 +135,34 @@ def test_regression():
     assert report.classes is None
 
 
+def test_float_labels_of_logits_are_classes():
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    model.set_weights([np.array([[1.0], [-1.0]]), np.zeros(1)])
+    x = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+    data = (x, (x[:, 0] > x[:, 1]).astype("float32"))
+    options = {"latency": False, "progress": False}
+    report = compare({"a": model}, data, **options)
+    assert (report.task, report["a"].figures["accuracy"]) == ("classification", 1.0)
+    assert compare({"a": model}, data, task="regression", **options).task == "regression"
+
+
+def test_integer_samples_are_numbers_and_not_codes(to_tflite, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((4,), name="x"), keras.layers.Dense(1)])
+    x = np.random.default_rng(0).integers(0, 100, (40, 4)).astype("int8")
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(to_tflite(model, x.astype("float32")))
+    runner = LiteRTModel(path)
+    assert runner.inputs[0].dtype == "int8"
+    assert runner.inputs[0].scale < 0.5
+    y = model.predict(x.astype("float32"), verbose=0)
+    options = {"latency": False, "progress": False}
+    for dtype in ("int8", "float32"):
+        report = compare({"float": model, "int8": path}, (x.astype(dtype), y), **options)
+        assert report["float"].figures["mae"] == pytest.approx(0, abs=1e-4)
+        assert report["int8"].figures["mae"] < 2 * runner.outputs[0].scale
+
+
 def test_several_inputs(to_tflite, tmp_path):
     left, right = keras.Input((3,), name="left"), keras.Input((2,), name="right")
     joined = keras.layers.Concatenate()([left, right])
@@ -225,6 +253,43 @@ def test_bad_entries_and_data(trained):
     x = np.zeros((4, 9, 9, 1))
     with pytest.raises(ValueError, match=r"image|shape"):
         compare({"a": trained.int8}, (x, np.zeros(4, int)))
+
+
+@pytest.mark.parametrize("trained_on", [0, 3])
+def test_samples_of_another_shape_are_refused_whatever_ran_before(trained_on):
+    model = keras.Sequential([keras.layers.Input((6,), name="x"), keras.layers.Dense(1)])
+    for count in range(trained_on):
+        # TensorFlow traces shapes ever more loosely, and then fails in the graph.
+        model.predict(np.zeros((count + 1, 6)), verbose=0)
+    message = r"'a' does not .*'x' takes \(samples, 6\)\. Received: \(samples, 5\)"
+    with pytest.raises(ValueError, match=message):
+        compare({"a": model}, (np.zeros((4, 5)), np.zeros(4)), progress=False)
+
+
+def test_other_errors_of_a_model_are_its_own():
+    class Broken(keras.layers.Layer):
+        def call(self, inputs):
+            raise NotImplementedError("not today")
+
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Broken()(inputs))
+    with pytest.raises(NotImplementedError, match="not today"):
+        compare({"a": model}, (np.zeros((4, 6)), np.zeros((4, 6))), progress=False)
+
+
+def test_one_of_several_inputs_of_another_shape_is_named():
+    left, right = keras.Input((3,), name="left"), keras.Input((None, 2), name="right")
+    mean = keras.layers.GlobalAveragePooling1D()(right)
+    joined = keras.layers.Concatenate()([left, mean])
+    model = keras.Model([left, right], keras.layers.Dense(1)(joined))
+    x = {"left": np.zeros((4, 3)), "right": np.zeros((4, 5, 3))}
+    message = r"samples: the input 'right' takes \(samples, any, 2\)\. Received: \(samples, 5, 3\)"
+    for given in (x, list(x.values())):
+        with pytest.raises(ValueError, match=message):
+            compare({"a": model}, (given, np.zeros(4)), progress=False)
 
 
 def test_several_outputs_are_refused():

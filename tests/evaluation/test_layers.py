@@ -1,5 +1,6 @@
 """Layers, weights and calibration of entries."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -112,6 +113,54 @@ def test_counterparts_are_found_by_values_and_through_folding():
     np.testing.assert_allclose(found["b"], second * factors, atol=0.05)
     assert 35 < sqnr(found["b"], noisy) < 50
     assert sqnr(first, first) is None
+
+
+def test_single_values_are_not_scaled_to_whatever_is_there():
+    first, second = np.array([[5.0], [-7.0]]), np.array([[1.0], [2.0]])
+    noisy = second + np.array([[0.01], [-0.01]])
+    found = counterparts(
+        [kernel("b", noisy, folded=True)], [kernel("one", first), kernel("two", second)]
+    )
+    np.testing.assert_array_equal(found["b"], second)
+    assert 40 < sqnr(found["b"], noisy) < 50
+
+
+def test_a_kernel_with_one_unit_is_a_kernel(to_tflite, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((6,), name="x"), keras.layers.Dense(1)])
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(to_tflite(model, x))
+    half = tfc.convert(model, tmp_path / "float16.tflite", "float16", calibration=x)
+    report = tfc.compare(
+        {"keras": model, "int8": path, "float16": half},
+        (x, model.predict(x, verbose=0)),
+        latency=False,
+        progress=False,
+    )
+    for entry in report.entries:
+        (histogram,) = entry.histograms
+        assert sum(histogram.after) + round(6 * histogram.zeros) == 6
+        assert report.plot("weights", entry=entry.name).has_data()
+        assert len(report.plot("sparsity", entry=entry.name).get_yticklabels()) == 1
+    assert 30 < report["int8"].layers[0].sqnr < 70
+
+
+def test_a_vector_that_broadcasts_is_none(to_tflite, tmp_path):
+    inputs = keras.Input((4, 4, 3), name="x")
+    slopes = keras.initializers.RandomUniform(0.1, 0.5, seed=0)
+    outputs = keras.layers.PReLU(slopes, shared_axes=(1, 2))(inputs)
+    model = keras.Model(inputs, outputs)
+    path = tmp_path / "prelu.tflite"
+    path.write_bytes(to_tflite(model))
+    x = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype("float32")
+    report = tfc.compare({"keras": model, "file": path}, (x, x), latency=False, progress=False)
+    for entry in report.entries:
+        assert [weight.shape for weight in entry.weights] == [(1, 1, 3)]
+        assert entry.histograms == []
+        for kind in ("weights", "sparsity"):
+            with pytest.raises(ValueError, match=r"has no kernels, only vectors"):
+                report.plot(kind, entry=entry.name)
 
 
 @pytest.mark.parametrize(("bits", "codes", "bins"), [(8, 255, 51), (4, 15, 15), (2, 3, 3)])

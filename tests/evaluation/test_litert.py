@@ -78,6 +78,19 @@ def test_codes_pass_and_dictionaries_are_by_name(images, artifact: Artifact):
     )
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "float64"])
+def test_run_takes_numbers_of_any_type(artifact: Artifact, dtype: str):
+    runner = LiteRTModel(artifact, keep_tensors=True)
+    ones = np.ones((2, 8, 8, 3), np.float32)
+    given = ones.astype(dtype)
+    expected = runner.predict(ones)
+    for x in (given, [given], {"image": given}):
+        np.testing.assert_array_equal(runner.run(x)["output_0"], expected)
+    source = runner._sources[0]
+    codes = runner.read_tensors({"image": given}, [source])[source]
+    np.testing.assert_array_equal(codes[:, 0], runner.inputs[0].quantize(ones))
+
+
 def test_state_is_reset_before_each_sample(tmp_path: Path):
     import tensorflow as tf
 

@@ -33,6 +33,17 @@ def test_binary_with_probabilities(labels):
     np.testing.assert_allclose(problem.probabilities(outputs)[0], [0.8, 0.2])
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [np.array([0, 1, 1]), np.array([0.0, 1.0, 1.0]), np.array([[0.0], [1.0], [1.0]], np.float32)],
+)
+def test_binary_with_logits(labels):
+    outputs = np.array([[-0.3], [2.0], [0.2]])
+    problem = Problem.infer(labels, {"a": outputs})
+    assert (problem.task, problem.classes, problem.threshold) == ("classification", 2, 0.0)
+    assert problem.labels.tolist() == problem.predictions(outputs).tolist() == [0, 1, 1]
+
+
 def test_binary_with_logits_in_any_entry():
     problem = Problem.infer(
         np.array([0, 1]), {"a": np.array([[0.2], [0.3]]), "b": np.array([[-2.0], [1.5]])}
@@ -55,7 +66,9 @@ def test_a_class_for_every_position():
         (np.array([0.5, 1.5]), np.array([[0.4], [1.4]])),
         (np.array([[3], [7]]), np.array([[0.4], [1.4]])),
         (np.array([[0.1, 0.2], [0.3, 0.4]]), np.array([[0.1, 0.2], [0.3, 0.4]])),
-        (np.array([0.0, 1.0]), np.array([[0.1], [1.2]])),
+        (np.array([0.0, 0.0]), np.array([[0.1], [1.2]])),
+        (np.array([-1.0, 1.0]), np.array([[-0.9], [1.2]])),
+        (np.array([0.0, 0.5, 1.0]), np.array([[0.1], [0.4], [1.2]])),
     ],
 )
 def test_regression(labels, outputs):
@@ -66,7 +79,8 @@ def test_regression(labels, outputs):
 
 def test_the_task_can_be_said():
     labels, outputs = np.array([0, 1]), np.array([[0.2], [0.9]])
-    assert Problem.infer(labels, {"a": outputs}, "regression").task == "regression"
+    for given in (labels, labels.astype("float32")):
+        assert Problem.infer(given, {"a": outputs}, "regression").task == "regression"
     with pytest.raises(ValueError, match="`task` must be one of 'auto'"):
         Problem.infer(labels, {"a": outputs}, "classify")
 

@@ -272,3 +272,9 @@ def test_plots_that_are_not_there(report):
         report.plot("size")
     with pytest.raises(ValueError, match="no confusion matrix"):
         report.plot("confusion")
+    report["int8"].histograms = []
+    with pytest.raises(ValueError, match="kernels of 'int8' are stored sparsely"):
+        report.plot("weights", entry="int8")
+    report["int8"].weights = []
+    with pytest.raises(ValueError, match=r"'int8' has no kernels\.$"):
+        report.plot("sparsity", entry="int8")

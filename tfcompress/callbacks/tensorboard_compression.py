@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from tfcompress.callbacks import quantization_logs
+from tfcompress.evaluation.kernels import is_kernel
 from tfcompress.graph import keras_internals
 from tfcompress.graph.weights import Weight, weights_of
 from tfcompress.pruning.state import find_state
@@ -207,4 +208,4 @@ def _write(tag: str, plugin: str, values: Any) -> None:
 
 
 def _is_kernel(variable: keras.Variable) -> bool:
-    return sum(size > 1 for size in variable.shape) > 1 and "float" in str(variable.dtype)
+    return is_kernel(variable.name, tuple(variable.shape)) and "float" in str(variable.dtype)

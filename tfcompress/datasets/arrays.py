@@ -75,7 +75,7 @@ def checked_split(x: Any, y: Any, source: str) -> Split:
     else:
         x = _numeric(x, f"x of {source}")
         arrays = [x]
-    y = _numeric(_one_array(y, source), f"y of {source}")
+    y = _numeric(_one_array(y, source, len(arrays[0])), f"y of {source}")
     for array in arrays:
         if len(array) != len(y):
             raise ValueError(
@@ -85,15 +85,33 @@ def checked_split(x: Any, y: Any, source: str) -> Split:
     return Split(x, y)
 
 
-def _one_array(y: Any, source: str) -> Any:
-    """Return the labels, which several outputs would have as a dict or tuple of arrays."""
-    if isinstance(y, Mapping) or (isinstance(y, tuple) and any(np.ndim(part) for part in y)):
+def _one_array(y: Any, source: str, count: int | None = None) -> Any:
+    """Return the labels, which several outputs would have as a dict, tuple or list of arrays.
+
+    Args:
+        y: Labels as they were given.
+        source: What to call them in errors.
+        count: Number of samples, which tells a list of arrays from a list of rows. Defaults to
+            `None`, for batches of a `tf.data.Dataset`, which are never lists.
+    """
+    several = isinstance(y, Mapping) or (isinstance(y, tuple) and any(np.ndim(part) for part in y))
+    if several or (isinstance(y, list) and _are_outputs(y, count)):
         raise ValueError(
-            f"y of {source} must be the labels of one output. Received: a {type(y).__name__} of "
-            f"{len(y)}. Of a model with several outputs, use one at a time: "
-            "keras.Model(model.inputs, model.outputs[0])."
+            f"y of {source} must be the labels of one output, of one shape for all samples. "
+            f"Received: a {type(y).__name__} of {len(y)}. Of a model with several outputs, use one "
+            "at a time: keras.Model(model.inputs, model.outputs[0])."
         )
     return y
+
+
+def _are_outputs(parts: list[Any], count: int | None) -> bool:
+    """Whether a list holds the labels of an output each, rather than those of a sample each."""
+    try:
+        shape = np.shape(parts)
+    except ValueError:
+        # NumPy makes no array of parts of different shapes.
+        return True
+    return len(shape) > 1 and len(parts) != count == shape[1]
 
 
 def _numeric(array: Any, what: str) -> np.ndarray:

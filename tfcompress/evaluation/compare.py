@@ -49,11 +49,12 @@ def compare(
         data: `(x, y)`, a `tf.data.Dataset` of `(x, y)` batches, a `tfcompress` `Dataset` or the
             spec of one, such as `"digits"` (its test split is used). `x` is what the float model
             is fed, preprocessed, of shape `(n, ...)`; quantized files get it through their own
-            scales. `y` holds class ids `(n,)`, one-hot rows `(n, classes)`, or the numbers to
-            predict.
+            scales, whatever its type: uint8 arrays are numbers too, not codes. `y` holds class ids
+            `(n,)`, one-hot rows `(n, classes)`, or the numbers to predict.
         task: `"classification"`, `"regression"`, or `"auto"`, the default, which decides from
-            labels and outputs. A model with one output and labels 0/1 is a binary classifier; its
-            threshold is 0.5 if all outputs lie in 0 … 1, else 0.
+            labels and outputs. A model with one output and labels 0/1, integers or floats, is a
+            binary classifier; its threshold is 0.5 if all outputs lie in 0 … 1, else 0. Say
+            `"regression"` where zeros and ones are numbers to predict.
         threads: Threads for LiteRT. Defaults to 1.
         batch_size: Samples a step for Keras models. Defaults to 256.
         latency: Whether to time single invocations at batch 1, interleaved between the entries.

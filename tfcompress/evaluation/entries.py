@@ -112,7 +112,19 @@ class KerasEntry(Entry):
         self._path = path
 
     def _predict(self, x: Any, batch_size: int) -> np.ndarray:
-        return self._single(self._runner.predict(x, batch_size=batch_size, verbose=0))
+        try:
+            outputs = self._runner.predict(x, batch_size=batch_size, verbose=0)
+        except Exception as error:
+            # Each backend has its own error for shapes, and TensorFlow's depends on what the model
+            # was run on before. Keras is asked first, since it takes more than inputs declare.
+            misfits = _misfits(self._runner, x)
+            if not misfits:
+                raise
+            raise ValueError(
+                f"{self.name!r} does not take these samples: {'; '.join(misfits)}. Give what the "
+                "model was trained on, preprocessed alike."
+            ) from error
+        return self._single(outputs)
 
     def call(self, x: Any) -> Callable[[], Any]:
         """Return the compiled forward pass on one sample; see `Entry.call`."""
@@ -161,7 +173,8 @@ class LiteRTEntry(Entry):
             self.fidelity = artifact.fidelity.to_dict()
 
     def _predict(self, x: Any, batch_size: int) -> np.ndarray:
-        return self._single(self._model.predict(x))
+        # Samples are what the float model is fed: bytes of images are numbers here, not codes.
+        return self._single(self._model.run(x))
 
     def call(self, x: Any) -> Callable[[], Any]:
         """Return the bare invocation on one sample; see `Entry.call`."""
@@ -244,6 +257,34 @@ def _load_keras(name: str, path: Path) -> keras.Model:
             f"Entry {name!r} cannot be read as a Keras model from {path}. It may be truncated, or "
             f"need custom classes that are not imported. ({str(error).strip().splitlines()[0]})"
         ) from error
+
+
+def _misfits(model: keras.Model, x: Any) -> list[str]:
+    """Return, for each input whose samples have another shape than it declares, what is wrong."""
+    from tfcompress.graph.model_inputs import model_inputs
+
+    try:
+        inputs = model_inputs(model)
+    except ValueError:
+        # A subclassed model may keep to itself what it takes.
+        return []
+    arrays = x if isinstance(x, (dict, list, tuple)) else [x]
+    given = arrays if isinstance(arrays, dict) else dict(zip([name for name, *_ in inputs], arrays))
+    return [
+        f"the input {name!r} takes {_shown(shape)}. Received: {_shown(given[name].shape)}"
+        for name, shape, _ in inputs
+        if name in given and not _fits(given[name].shape, shape)
+    ]
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(given) == len(wanted) and all(
+        size in (None, seen) for size, seen in zip(wanted[1:], given[1:])
+    )
+
+
+def _shown(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join(['samples', *('any' if s is None else str(s) for s in shape[1:])])})"
 
 
 def count_samples(x: Any) -> int:

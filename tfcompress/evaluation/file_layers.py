@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tfcompress.export.flatbuffer import Flatbuffer
 
 
-_RECURRENT = frozenset(
+RECURRENT = frozenset(
     {
         "BIDIRECTIONAL_SEQUENCE_LSTM",
         "BIDIRECTIONAL_SEQUENCE_RNN",
@@ -65,7 +65,7 @@ def operator_macs(operator: Operator) -> int | None:
     Returns:
         The number; `None` where an operator multiplies as often as a loop runs.
     """
-    if operator.name in _RECURRENT:
+    if operator.name in RECURRENT:
         return None
     macs = _macs_once(operator)
     # The other graphs of a file are bodies of loops and branches.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfcompress.evaluation.file_layers import RECURRENT
 from tfcompress.evaluation.results import WeightHistogram
 
 if TYPE_CHECKING:
@@ -19,13 +20,32 @@ MOST_HISTOGRAMS = 8
 BINS = 51
 # Two tensors that have nothing to do with each other are about 0 dB apart.
 LEAST_SQNR = 1.0
+# What these read is multiplied or looked up, whatever its shape is.
+_READERS = frozenset(
+    {
+        "BATCH_MATMUL",
+        "CONV_2D",
+        "CONV_3D",
+        "CONV_3D_TRANSPOSE",
+        "DEPTHWISE_CONV_2D",
+        # In float16 files it stands between any weight and what computes with it.
+        "DEQUANTIZE",
+        "EMBEDDING_LOOKUP",
+        "FULLY_CONNECTED",
+        "GATHER",
+        "TRANSPOSE_CONV",
+    }
+    | RECURRENT
+)
+# How Keras' layers call what these operators are made from.
+_KERAS_NAMES = ("kernel", "embeddings")
 # Where output channels are: first in LiteRT but for these, last in Keras but for transposed ones.
 _FILE_AXES = {"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "BATCH_MATMUL": -1, "GATHER": -1}
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One weight of two or more dimensions.
+    """One weight that is a kernel; see `is_kernel`.
 
     Attributes:
         name: Its name in the model or file.
@@ -42,11 +62,30 @@ class Kernel:
     folded: bool
 
 
+def is_kernel(name: str, shape: tuple[int, ...], operator: str = "") -> bool:
+    """Return whether a weight is more than a vector, such as a bias or the scales of channels.
+
+    The shape alone does not tell: axes of 1 let a vector broadcast, such as (1, 1, 1, 6) of a
+    normalization, but the kernel of a layer with one unit or one input has them, too. Where only
+    one axis is longer, it is what computes with the weight that counts.
+
+    Args:
+        name: Its name, which ends in that of the variable in a Keras model.
+        shape: Its shape.
+        operator: LiteRT's operator that reads it; empty for a Keras model.
+    """
+    if len(shape) < 2:
+        return False
+    if sum(size > 1 for size in shape) > 1:
+        return True
+    return operator in _READERS if operator else name.endswith(_KERAS_NAMES)
+
+
 def file_kernels(parsed: Flatbuffer) -> list[Kernel]:
     """The weights of a file; those in TFLite's sparse encoding are left out."""
     kernels = []
     for number, weight in enumerate(parsed.weights):
-        if weight.sparse or sum(size > 1 for size in weight.shape) < 2:
+        if weight.sparse or not is_kernel(weight.name, weight.shape, weight.operator):
             continue
         codes, scales, axis = parsed.stored(number)
         channels = _FILE_AXES.get(weight.operator, 0) % codes.ndim
@@ -84,7 +123,7 @@ def keras_kernels(model: keras.Model) -> list[Kernel]:
     kernels = []
     for weight in weights_of(model):
         shape = tuple(weight.variable.shape)
-        if sum(size > 1 for size in shape) < 2 or "float" not in str(weight.variable.dtype):
+        if not is_kernel(weight.name, shape) or "float" not in str(weight.variable.dtype):
             continue
         values = np.asarray(keras.ops.convert_to_numpy(weight.variable), np.float32)
         owner, axis = type(weight.owner).__name__, -1
@@ -118,7 +157,8 @@ def counterparts(kernels: Sequence[Kernel], baseline: Sequence[Kernel]) -> dict[
             if candidate.values.shape != kernel.values.shape:
                 continue
             values = candidate.values
-            if candidate.folded != kernel.folded:
+            # A factor for each value would turn any weight into any other.
+            if candidate.folded != kernel.folded and values.shape[1] > 1:
                 values = _rescaled(values, kernel.values)
             quality = sqnr(values, kernel.values)
             quality = np.inf if quality is None else quality

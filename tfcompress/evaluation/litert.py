@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ _RESOLVERS = {
     "reference": "BUILTIN_REF",
 }
 _BATCH = 64
+
+# From what is given for an input to what the file takes there.
+_Encoder = Callable[[TensorSpec, np.ndarray], np.ndarray]
 
 
 class LiteRTModel:
@@ -95,12 +98,13 @@ class LiteRTModel:
     def predict(
         self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
     ) -> np.ndarray | list[np.ndarray]:
-        """Run samples through the file.
+        """Run samples through the file, real numbers or the file's own codes.
 
         Args:
             x: Array of shape (n, …); for several inputs a dictionary by input name, or a sequence
                 in the order of `inputs`. Real numbers are quantized as the file asks. An array
-                that already has the integer type of a quantized input is taken as codes.
+                that already has the integer type of a quantized input is taken as codes; where it
+                holds real numbers, such as the bytes of images, use `run`.
 
         Returns:
             float32 array of shape (n, …), or a list of them in the order of `outputs`. Integer
@@ -110,17 +114,32 @@ class LiteRTModel:
             ValueError: If names, shapes or types do not fit the file.
             RuntimeError: If the runtime fails.
         """
-        answers = list(self.run(self._named(x)).values())
+        answers = list(self._answers(x, _codes_or_quantized, resize=True).values())
         return answers[0] if len(answers) == 1 else answers
 
-    def run(self, samples: Mapping[str, np.ndarray], resize: bool = True) -> dict[str, np.ndarray]:
-        """Run samples by input name, and return dequantized outputs by output name.
+    def run(
+        self,
+        x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],
+        resize: bool = True,
+    ) -> dict[str, np.ndarray]:
+        """Run real numbers through the file, whatever their type: what its model is fed.
 
         Args:
-            samples: Arrays of shape (n, …).
+            x: Array of shape (n, …); for several inputs a dictionary by input name, or a sequence
+                in the order of `inputs`. All of it is quantized as the file asks.
             resize: Whether larger batches than the file's own may be tried.
+
+        Returns:
+            By output name, what `predict` returns.
+
+        Raises:
+            ValueError: If names, shapes or types do not fit the file.
+            RuntimeError: If the runtime fails.
         """
-        raw = self._run_batches(self._checked(samples), resize, encode=True)
+        return self._answers(x, _quantized, resize)
+
+    def _answers(self, x: Any, encode: _Encoder, resize: bool) -> dict[str, np.ndarray]:
+        raw = self._run_batches(self._checked(self._named(x)), resize, encode)
         return {spec.name: spec.dequantize(raw[spec.name]) for spec in self.outputs}
 
     def invoke_raw(
@@ -135,10 +154,10 @@ class LiteRTModel:
         Returns:
             Arrays of shape (n, …) in the file's types, by output name.
         """
-        return self._run_batches(codes, resize, encode=False)
+        return self._run_batches(codes, resize, encode=lambda _, values: values)
 
     def _run_batches(
-        self, arrays: Mapping[str, np.ndarray], resize: bool, encode: bool
+        self, arrays: Mapping[str, np.ndarray], resize: bool, encode: _Encoder
     ) -> dict[str, np.ndarray]:
         count = len(next(iter(arrays.values())))
         if count == 0:
@@ -151,7 +170,7 @@ class LiteRTModel:
                 rows = np.arange(start, start + size) % count
             parts = [(spec, arrays[spec.name][rows]) for spec in self.inputs]
             # Batch by batch, values that are made codes are still in the processor's cache.
-            return [_encoded(spec, part) if encode else part for spec, part in parts]
+            return [encode(spec, part) for spec, part in parts]
 
         own = self.inputs[0].shape[0] if self.inputs[0].shape else 1
         size = max(own, 1)
@@ -169,7 +188,7 @@ class LiteRTModel:
         """Run samples one by one and return values from the middle of the graph.
 
         Args:
-            samples: Arrays of shape (n, …) by input name.
+            samples: Arrays of real numbers of shape (n, …) by input name.
             indices: Numbers of the tensors in the file. The model must have been opened with
                 `keep_tensors=True`.
 
@@ -177,7 +196,7 @@ class LiteRTModel:
             By number, an array of shape (n, *shape of the tensor) in the tensor's type.
         """
         checked = self._checked(samples)
-        codes = {spec.name: _encoded(spec, checked[spec.name]) for spec in self.inputs}
+        codes = {spec.name: _quantized(spec, checked[spec.name]) for spec in self.inputs}
         interpreter = self._prepare(tuple(spec.shape for spec in self.inputs))
         rows: dict[int, list[np.ndarray]] = {index: [] for index in indices}
         for number in range(len(next(iter(codes.values())))):
@@ -297,8 +316,11 @@ class LiteRTModel:
         return f"LiteRTModel({name}, threads={self.threads}, resolver={self.resolver!r})"
 
 
-def _encoded(spec: TensorSpec, values: np.ndarray) -> np.ndarray:
-    """Return values in the type of an input; what has it already is taken as codes."""
-    if spec.quantized and str(values.dtype) != spec.dtype:
-        return spec.quantize(values)
-    return values.astype(spec.dtype, copy=False)
+def _quantized(spec: TensorSpec, values: np.ndarray) -> np.ndarray:
+    """Return real numbers as an input takes them."""
+    return spec.quantize(values) if spec.quantized else values.astype(spec.dtype, copy=False)
+
+
+def _codes_or_quantized(spec: TensorSpec, values: np.ndarray) -> np.ndarray:
+    """Return values as an input takes them; what has its type already is taken as codes."""
+    return values if str(values.dtype) == spec.dtype else _quantized(spec, values)

@@ -10,6 +10,7 @@ import numpy as np
 from tfcompress.evaluation.axes import FONT_SIZE, new_axes, plain_axes, style
 from tfcompress.evaluation.bars import largest, name_rows, write_behind
 from tfcompress.evaluation.figures import figure, write_bytes, write_count, write_value
+from tfcompress.evaluation.kernels import is_kernel
 from tfcompress.evaluation.layer_plots import (
     MOST_LAYERS,
     draw_calibration,
@@ -253,7 +254,7 @@ def _draw_distribution(report: Report, ax: Axes, _: EntryResult) -> None:
 
 def kernels(entry: EntryResult) -> list[LayerWeight]:
     """Return the weights that pruning is about: not biases, nor vectors of any kind."""
-    return [w for w in entry.weights if sum(size > 1 for size in w.shape) > 1]
+    return [w for w in entry.weights if is_kernel(w.name, w.shape, w.operator)]
 
 
 def _draw_sparsity(report: Report, ax: Axes, entry: EntryResult) -> None:
@@ -285,10 +286,10 @@ def _missing(report: Report, kind: str, entry: EntryResult) -> str:
         return "no entry predicts probabilities"
     if kind == "layers" and not entry.layers:
         return f"{entry.name!r} has no layers with weights"
+    if kind in ("weights", "sparsity") and not kernels(entry):
+        return f"{entry.name!r} has no kernels{', only vectors' if entry.weights else ''}"
     if kind == "weights" and not entry.histograms:
-        return f"{entry.name!r} has no weights of two or more dimensions"
-    if kind == "sparsity" and not kernels(entry):
-        return f"{entry.name!r} has no weights of two or more dimensions"
+        return f"the kernels of {entry.name!r} are stored sparsely or as a Keras model's integers"
     if kind == "confusion" and entry.confusion is None:
         return f"{entry.name!r} has no confusion matrix"
     return ""

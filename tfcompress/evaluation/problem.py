@@ -34,8 +34,8 @@ class Problem:
     ) -> Problem:
         """Work out the task and check that the labels fit the outputs.
 
-        Class ids, one-hot rows, and 0/1 labels of a model with one output are classification;
-        anything else is regression.
+        Class ids, one-hot rows, and 0/1 labels of a model with one output are classification,
+        as integers and as floats; anything else is regression.
 
         Args:
             labels: Shape `(n,)` or `(n, 1)`, or one-hot `(n, classes)`; for outputs with inner
@@ -117,10 +117,10 @@ def _are_classes(
     width = shape[-1] if len(shape) > 1 else 1
     if width == 1:
         binary = bool(np.isin(labels, (0, 1)).all())
-        if labels.dtype.kind in "iub":
+        if not binary or labels.dtype.kind in "iub" or labels.min() != labels.max():
             return binary
-        # Zeros and ones stored as floats are labels only if the outputs look like probabilities.
-        return binary and all(o.min() >= 0 and o.max() <= 1 for o in outputs.values())
+        # The same number everywhere, as floats, is a label only if outputs look like probabilities.
+        return all(o.min() >= 0 and o.max() <= 1 for o in outputs.values())
     if labels.shape == shape:
         return _is_one_hot(labels)
     # Whatever their type, labels that cannot be targets of a regression are meant as class ids:

@@ -28,7 +28,7 @@ class Sizes:
         gzip_bytes: File size after gzip at level 9, or `None`.
         float_islands: Operators that compute in float, or `None` for a Keras model.
         layers: The layers that hold weights or multiply.
-        kernels: The values of the weights of two or more dimensions.
+        kernels: The values of the weights that are kernels.
     """
 
     weights: list[LayerWeight]

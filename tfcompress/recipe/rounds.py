@@ -169,8 +169,8 @@ def _measure(number: int, source: str) -> Callable[[Job], dict[str, Any]]:
     def run(job: Job) -> dict[str, Any]:
         artifact = export_model(job, source, file_name(number))
         samples, score = job.judge
-        outputs = LiteRTModel(artifact).predict(_structured(samples))
-        value = score.value(outputs if isinstance(outputs, list) else [outputs])
+        outputs = list(LiteRTModel(artifact).run(_structured(samples)).values())
+        value = score.value(outputs)
         return asdict(_result(job.recipe, number, artifact, score, value))
 
     return run

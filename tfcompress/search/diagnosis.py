@@ -329,6 +329,5 @@ def _try(
 def _scored(
     artifact: Artifact, samples: dict[str, np.ndarray], expected: Sequence[np.ndarray]
 ) -> FileScore:
-    outputs = LiteRTModel(artifact).predict(samples)
-    listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    return FileScore(artifact.bytes, output_distance(expected, listed))
+    outputs = list(LiteRTModel(artifact).run(samples).values())
+    return FileScore(artifact.bytes, output_distance(expected, outputs))
