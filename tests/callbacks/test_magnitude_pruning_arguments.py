@@ -53,7 +53,10 @@ def test_bad_arguments(arguments, message):
         ({"begin": 0.7}, "end before it begins"),
         ({"include": "c"}, "`include` matches no layer"),
         ({"exclude": "logit"}, "Did you mean 'logits'"),
-        ({"exclude": "Dense"}, "no weights to prune. Skipped: a/kernel: excluded by 'Dense'"),
+        (
+            {"exclude": "Dense"},
+            "Skipped: a/kernel, b/kernel, logits/kernel: excluded by 'Dense'; a/bias",
+        ),
     ],
 )
 def test_bad_plans_are_refused_before_training(arguments, message, dense_model, fit):

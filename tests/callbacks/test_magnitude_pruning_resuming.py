@@ -6,7 +6,13 @@ import pytest
 from keras import layers
 
 from tfcompress.callbacks import MagnitudePruning
-from tfcompress.pruning import PolynomialDecay, apply_masks, attach_state, find_state
+from tfcompress.pruning import (
+    PolynomialDecay,
+    apply_masks,
+    attach_state,
+    detach_state,
+    find_state,
+)
 
 STEPS = 8
 TOTAL = 8 * 16 + 16 * 16 + 16 * 2
@@ -193,3 +199,43 @@ def test_masks_of_another_architecture(dense_model, fit):
     restored.load_own_variables(store)
     assert restored.sparsity == 0.75
     assert restored.step == 3 * STEPS
+
+
+def test_zeros_of_a_loaded_model_stay(tmp_path, dense_model, fit, sparsity):
+    model = dense_model()
+    fit(model, MagnitudePruning(0.7))
+    model.save(tmp_path / "pruned.keras")
+    zero = [w == 0 for w in model.get_weights() if w.ndim > 1]
+
+    loaded = keras.models.load_model(tmp_path / "pruned.keras")
+    history = fit(loaded, MagnitudePruning(0.8, begin=0.4), epochs=4).history
+    assert history["sparsity"][0] == pytest.approx(0.7, abs=0.01)
+    assert history["sparsity"][-1] == pytest.approx(0.8, abs=0.01)
+    kernels = [w for w in loaded.get_weights() if w.ndim > 1]
+    assert all((now[was] == 0).all() for was, now in zip(zero, kernels, strict=True))
+
+    # More zeros than are asked for are opened.
+    looser = keras.models.load_model(tmp_path / "pruned.keras")
+    fit(looser, MagnitudePruning(0.5))
+    assert sparsity(looser) == pytest.approx(0.5, abs=0.01)
+
+    # Unless somebody says that the model is dense.
+    dense = keras.models.load_model(tmp_path / "pruned.keras")
+    detach_state(dense)
+    assert fit(dense, MagnitudePruning(0.7, begin=0.9, end=1.0)).history["sparsity"][0] < 0.1
+
+
+def test_initial_zeros_are_no_masks(compiled, fit):
+    keras.utils.set_random_seed(0)
+    model = compiled(
+        keras.Sequential(
+            [
+                keras.Input((8,)),
+                layers.Dense(8, kernel_initializer="identity", name="identity"),
+                layers.Dense(8, kernel_initializer="zeros", activation="tanh", name="zeros"),
+                layers.Dense(2, name="logits"),
+            ]
+        )
+    )
+    history = fit(model, MagnitudePruning(0.5, begin=0.9, end=1.0)).history
+    assert history["sparsity/identity"][0] == history["sparsity/zeros"][0] == 0

@@ -120,15 +120,46 @@ def test_resuming_from_weights_with_masks(digits, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model, digits, [StructuredPruning(**arguments), backup, Stop()], epochs=3)
+        fit(
+            model, digits, [StructuredPruning(**arguments), backup, Stop()], epochs=3, shuffle=False
+        )
     pruned = find_state(model).sparsity
     assert pruned > 0
     resumed = build(seed=1)
     callback = StructuredPruning(**arguments)
-    history = fit(resumed, digits, [callback, backup], epochs=3).history
+    history = fit(resumed, digits, [callback, backup], epochs=3, shuffle=False).history
     assert len(history["loss"]) == 2
     small = tfc.shrink(resumed, verbose=False)
     assert 0.5 * macs(resumed) < macs(small) <= 0.6 * macs(resumed)
+    # Fading goes on where it was, too.
+    uninterrupted = build()
+    fit(uninterrupted, digits, [StructuredPruning(**arguments)], epochs=3, shuffle=False)
+    for expected, weight in zip(uninterrupted.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_zero_channels_of_a_loaded_model_stay(digits, tmp_path):
+    model = build()
+    fit(model, digits, [StructuredPruning(sparsity=0.4, round_to=1)])
+    model.save(tmp_path / "pruned.keras")
+    loaded = keras.models.load_model(tmp_path / "pruned.keras")
+    callback = StructuredPruning(sparsity=0.5, round_to=1, begin=0.9, end=1.0)
+    history = fit(loaded, digits, [callback]).history
+    assert history["channel_sparsity"][0] == pytest.approx(0.4, abs=0.05)
+    assert history["channel_sparsity"][-1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_channels_and_single_weights_are_not_pruned_in_one_training(digits):
+    callbacks = [StructuredPruning(macs=0.5), tfc.callbacks.MagnitudePruning(0.5)]
+    with pytest.raises(ValueError, match=r"Prune channels first, call `tfcompress\.shrink`"):
+        fit(build(), digits, callbacks)
+
+
+def test_numbers_of_numpy_are_numbers():
+    callback = StructuredPruning(macs=np.float32(0.5), round_to=np.int64(4), begin=np.int64(2))
+    assert callback.get_config()["macs"] == 0.5
+    assert type(callback.round_to) is type(callback.begin) is int
+    assert tfc.callbacks.MagnitudePruning(np.float32(0.5)).get_config()["sparsity"] == 0.5
 
 
 def test_stopping_early_reaches_the_goal_all_the_same(digits):

@@ -11,6 +11,7 @@ from tfcompress.pruning.masks import (
     count_true,
     find_threshold,
     lowest_removed_by_size,
+    mask_of_zeros,
     pruned_count,
     ranked,
     smallest_masks,
@@ -202,3 +203,13 @@ def test_units_of_different_sizes_come_nearest_to_the_number():
         [ops.convert_to_tensor(score) for score in scores], kept, [10, 3], 10**6
     )
     assert [int(ops.convert_to_numpy(mask).sum()) for mask in few] == [1, 1]
+
+
+def test_mask_of_zeros():
+    pruned = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 4.0]])
+    mask = mask_of_zeros(ops.convert_to_tensor(pruned))
+    np.testing.assert_array_equal(ops.convert_to_numpy(mask), pruned != 0)
+    dirac = np.zeros((3, 3, 4, 4))
+    dirac[1, 1] = np.eye(4)
+    for dense in (np.ones((2, 3)), np.zeros((2, 3)), np.eye(4), dirac):
+        assert mask_of_zeros(ops.convert_to_tensor(dense)) is None

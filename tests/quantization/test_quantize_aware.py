@@ -239,3 +239,19 @@ def test_whole_networks_train_and_become_integer_files(name, tmp_path):
     assert artifact.float_islands == []
     assert artifact.fidelity.max_quanta <= 3
     assert artifact.fidelity.agreement == 1
+
+
+def test_initial_zeros_are_no_masks_and_zeros_of_dense_models_train():
+    inputs = keras.Input((6,))
+    a = layers.Dense(6, kernel_initializer="identity", name="identity")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="holes")(a))
+    kernel = ops.convert_to_numpy(model.get_layer("holes").kernel)
+    model.get_layer("holes").kernel.assign(np.where(np.arange(6)[:, None] < 3, 0, kernel))
+
+    def masked(model):
+        qat = tfc.quantize_aware(model, verbose=False)
+        return {w.name: int(k.mask is not None) for w in wrappers_of(qat) for k in w.kernels}
+
+    assert masked(model) == {"identity": 0, "holes": 1}
+    tfc.pruning.detach_state(model)
+    assert masked(model) == {"identity": 0, "holes": 0}

@@ -6,6 +6,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.graph.macs import count_macs
+from tfcompress.pruning import find_state
 from tfcompress.restructure import rank_layers, remove_layers
 
 
@@ -25,6 +26,25 @@ def test_without_a_block_that_does_nothing_the_outputs_are_the_same(resnet, digi
             np.testing.assert_array_equal(mine, theirs)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_what_is_pruned_stays_so_in_the_shorter_network(resnet, digits):
+    model = resnet(zero_block=4)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    fit = {"x": digits.test.x, "y": digits.test.y, "batch_size": 64, "verbose": 0}
+    model.fit(**fit, callbacks=[tfc.callbacks.MagnitudePruning(0.5)])
+    shorter = remove_layers(model, digits, n=1, verbose=False)
+    for mask in find_state(shorter).masks:
+        twin = find_state(model).mask_for(model.get_layer(mask.layer_name).kernel)
+        np.testing.assert_array_equal(mask.numpy(), twin.numpy())
+    shorter.compile("adam", "sparse_categorical_crossentropy")
+    pruning = tfc.callbacks.MagnitudePruning(0.6, begin=0.9, end=1.0)
+    assert shorter.fit(**fit, epochs=2, callbacks=[pruning]).history["sparsity"][0] > 0.45
+    shorter.fit(**fit)
+    with pytest.raises(ValueError, match="pruned weights are not zero any more"):
+        tfc.strip(shorter)
+    with pytest.raises(ValueError, match="pruned weights are not zero any more"):
+        remove_layers(shorter, digits, n=1, verbose=False)
 
 
 def test_targets_are_shares_or_numbers(resnet, digits):

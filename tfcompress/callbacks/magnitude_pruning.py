@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,7 +49,8 @@ class MagnitudePruning(PruningCallback):
        the weights are dense there, pruning has not begun, and begins then.
     3. Otherwise a new schedule starts at step 0, also for a model that is pruned already: what is
        pruned stays so while the sparsity rises from there, unless it is more than
-       the new `sparsity`.
+       the new `sparsity`. In a model from `load_model` weights that hold zeros among other values
+       are taken for pruned, unless `tfcompress.pruning.detach_state(model)` says that they are not.
 
     `begin` and `end` as shares refer to the whole training from epoch 0 to `epochs`.
 
@@ -210,9 +211,9 @@ class MagnitudePruning(PruningCallback):
         self._choice = self.settings.choose(model)
         self.skipped = self._choice.skipped
         if not self._choice.targets:
-            reasons = "; ".join(f"{weight.name}: {weight.reason}" for weight in self.skipped[:8])
             raise ValueError(
-                f"The model {model.name!r} has no weights to prune. Skipped: {reasons or 'nothing'}"
+                f"The model {model.name!r} has no weights to prune. Skipped: "
+                f"{_summary(self.skipped) or 'nothing'}"
             )
         return self._choice.targets
 
@@ -238,3 +239,14 @@ class MagnitudePruning(PruningCallback):
 
     def _report(self) -> dict[str, float]:
         return self.sparsities()
+
+
+def _summary(skipped: Sequence[SkippedWeight]) -> str:
+    """Every reason once, with the first weights that it is about."""
+    names: dict[str, list[str]] = {}
+    for weight in skipped:
+        names.setdefault(weight.reason, []).append(weight.name)
+    return "; ".join(
+        f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}: {reason}"
+        for reason, found in names.items()
+    )

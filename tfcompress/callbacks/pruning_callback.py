@@ -11,6 +11,7 @@ from absl import logging
 from tfcompress.callbacks.training_end import after_other_callbacks
 from tfcompress.graph.keras_internals import deployed_part
 from tfcompress.moments import check_moment
+from tfcompress.plain_numbers import plain_number
 from tfcompress.pruning.averages import keeps_averages, mask_averages
 from tfcompress.pruning.enforcement import Enforcement, enforcement_for
 from tfcompress.pruning.goals import Reached
@@ -64,15 +65,15 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         regrow_until: int | float | None = None,
     ) -> None:
         super().__init__()
-        _check_frequency(frequency)
-        check_moment("begin", begin)
-        check_moment("end", end)
+        self.begin = plain_number(begin)
+        self.end = plain_number(end)
+        self.frequency = plain_number(frequency)
+        self.regrow_until = plain_number(regrow_until)
+        _check_frequency(self.frequency)
+        check_moment("begin", self.begin)
+        check_moment("end", self.end)
         if regrow_until is not None:
-            check_moment("regrow_until", regrow_until)
-        self.begin = begin
-        self.end = end
-        self.frequency = frequency
-        self.regrow_until = regrow_until
+            check_moment("regrow_until", self.regrow_until)
         self.targets: list[PruningTarget] = []
         self.reached: Reached | None = None
         self._state: PruningState | None = None
@@ -141,10 +142,26 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         self.targets = self._find_targets(network)
         self._state = attach_state(network, self.targets)
         self._state.restored = False
+        # What an interrupted training left.
+        self._state.callback = None
         self._positioned = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Check that the schedule fits into the training, and enforce the masks from here on."""
+        """Check that the schedule fits into the training, and enforce the masks from here on.
+
+        Raises:
+            ValueError: If it does not, or another callback prunes the model in this training.
+        """
+        other = self.state.callback
+        if other not in (None, self):
+            raise ValueError(
+                f"Two callbacks prune the model {self._network.name!r} in one training, which "
+                f"would advance its schedule twice. Received: {type(other).__name__} and "
+                f"{type(self).__name__}. Different sparsities by layer go into one "
+                "`MagnitudePruning(sparsity={'conv1': 0.5, 'default': 0.8})`. Prune channels "
+                "first, call `tfcompress.shrink`, and prune single weights in a second training."
+            )
+        self.state.callback = self
         params = self.params or {}
         self._steps_per_epoch = params.get("steps")
         self._timetable = make_timetable(
@@ -215,14 +232,12 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         """Make sure of the goal and leave the model as it was, but pruned."""
         if self._positioned and self._progress is not None and not self._progress.is_complete():
             logging.warning(
-                "Training stopped at step %d, before pruning ended at step %d: pruning from a "
-                "sparsity of %.4f to %s=%s now, without fine-tuning. Set an earlier `end`, or let "
-                "the training run until then.",
+                "Training stopped at step %d, before pruning ended at step %d (%s). The rest is "
+                "pruned now, without fine-tuning. Set an earlier `end`, or let the training run "
+                "until then.",
                 self.state.step,
                 self._planned_timetable().end,
-                self.state.sparsity,
-                self._progress.goal.name,
-                self._progress.goal.asked,
+                self._progress.reached(),
             )
             self._advance(1.0)
             self.state.last_update = self._planned_timetable().end
@@ -234,6 +249,7 @@ class PruningCallback(keras.callbacks.Callback, ABC):
         if self._progress is not None:
             self.reached = self._progress.reached()
             logging.info("Pruned %s. %s", self._network.name, self.reached)
+        self.state.callback = None
         self.state.drop_training_values()
         after_other_callbacks(self._model, self.params, self._leave_model)
 

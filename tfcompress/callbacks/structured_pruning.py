@@ -32,7 +32,7 @@ class StructuredPruning(PruningCallback):
 
     Timing, resuming and what is saved are those of `MagnitudePruning`: the masks are saved with the
     weights in `.keras` and `.weights.h5` files. Prune single weights after the shrink, not in the
-    same training.
+    same training. Frozen layers lose channels as well, unless `exclude` names them.
 
     The logs of each epoch, and so `History`, gain `channel_sparsity`, the share of channels that
     are zero, and `pruned_macs`, `pruned_parameters` or `pruned_bytes`: what the shrunken model has.
@@ -162,6 +162,12 @@ class StructuredPruning(PruningCallback):
             self.soft,
             self.data,
         )
+
+    def _find_position(self, epoch: int) -> None:
+        super()._find_position(epoch)
+        if self.state.last_update >= 0:
+            # Channels have faded up to there.
+            self._progress.faded = self._planned_timetable().progress(self.state.last_update)
 
     def _report(self) -> dict[str, float]:
         report = {"channel_sparsity": self._progress.channel_sparsity()}

@@ -43,6 +43,27 @@ class Threshold:
     pruned_ties: int
 
 
+def mask_of_zeros(weight: Tensor) -> Tensor | None:
+    """The mask of a weight that looks pruned: it holds zeros among other values.
+
+    Training leaves no exact zeros. Only identities, with one value for each output, have them from
+    the start.
+
+    Args:
+        weight: The values, of any shape.
+
+    Returns:
+        Booleans of the same shape, False where the weight is zero; None if it does not look pruned.
+    """
+    kept = weight != 0
+    count = count_true(kept)
+    shape = tuple(weight.shape)
+    if count in (0, math.prod(shape)):
+        return None
+    used = ops.any(ops.reshape(kept, (-1, shape[-1])), axis=0)
+    return None if count == shape[-1] == count_true(used) else kept
+
+
 def pruned_count(sizes: Sequence[int], sparsity: float) -> int:
     """How many units of some tensors a sparsity prunes: the nearest number that leaves one each.
 

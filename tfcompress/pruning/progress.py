@@ -12,7 +12,12 @@ from keras import ops
 from tfcompress.pruning.criteria import Criterion, Magnitude, Measurement, Units
 from tfcompress.pruning.goals import TOLERANCE, Goal, Outcome, Reached, solve
 from tfcompress.pruning.layouts import stored_layout
-from tfcompress.pruning.masks import count_true, lowest_removed, lowest_removed_by_size
+from tfcompress.pruning.masks import (
+    count_true,
+    lowest_removed,
+    lowest_removed_by_size,
+    mask_of_zeros,
+)
 from tfcompress.pruning.patterns import Pattern, Unstructured
 from tfcompress.pruning.schedules import PruningSchedule
 from tfcompress.pruning.scopes import Room, Scope, UniformScope
@@ -165,6 +170,19 @@ class MaskProgress:
                     outcome.mask.assign(outcome.value, outcome.pruned)
         for mask in self.masks:
             mask.apply()
+
+    def adopt_zeros(self) -> bool:
+        """Take the zeros of weights that look pruned for masks; return whether there are any.
+
+        For a model that was pruned, saved and loaded.
+        """
+        found = False
+        for mask in self.masks:
+            value = mask_of_zeros(mask.variable.value)
+            if value is not None:
+                mask.assign(value)
+                found = True
+        return found
 
     def has_zeros_of(self, progress: float) -> bool:
         """Whether the weights look as if the schedule had already come this far.

@@ -42,6 +42,9 @@ def find_position(
     if not known:
         state.step, state.last_update, state.begin = 0, -1, -1
         state.forget_evidence()
+        pruned = any(mask.pruned for mask in progress.masks)
+        if epoch == 0 and state.reads_zeros and not pruned and progress.adopt_zeros():
+            logging.info("Weights that hold zeros are taken for pruned: their zeros stay.")
     opened = progress.open_excess()
     if opened:
         logging.warning(

@@ -11,6 +11,7 @@ import keras
 from tfcompress.graph import keras_internals
 from tfcompress.graph.selection import Pattern as LayerPattern
 from tfcompress.graph.selection import Patterns, as_patterns, pattern_config
+from tfcompress.plain_numbers import plain_number
 from tfcompress.pruning import channel_criteria, criteria, patterns, schedules, scopes
 from tfcompress.pruning.configured import choose, serialize
 from tfcompress.pruning.criteria import Criterion, Measurement
@@ -115,7 +116,9 @@ class PruningSettings:
         self.include = as_patterns(include, "include")
         self.exclude = as_patterns(exclude, "exclude")
         self.data = data
-        self.asked = {name: value for name, value in (goals or {}).items() if value is not None}
+        self.asked = {
+            name: plain_number(value) for name, value in (goals or {}).items() if value is not None
+        }
         self.sparsity = self._checked_sparsity(sparsity)
         self._given_scope = scope
         self.scope = scopes.get(scope)
@@ -288,6 +291,7 @@ class PruningSettings:
 
 
 def _share(value: Any, name: str) -> float:
+    value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(
             "`sparsity` is the share of weights to prune and must be at least 0 and below 1. "

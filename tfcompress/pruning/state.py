@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,8 @@ from tfcompress.pruning.masks import count_true
 from tfcompress.pruning.targets import PruningTarget, every_weight
 
 _ATTRIBUTE = "_tfcompress_pruning"
+# Stands in its place where a user said that the weights are dense.
+_DENSE = "dense"
 
 # Attributes of masks that exist while a model trains only.
 _TRAINING_VALUES = ("evidence", "dense")
@@ -137,13 +139,17 @@ class PruningState(KerasSaveable):
         begin: Step at which pruning began; -1 before that is settled.
         masks: One `Mask` a weight, in the order of the model's weights.
         restored: Whether this state was read from a file since the flag was last cleared.
+        callback: The callback that advances the masks in the training that runs; else None.
+        reads_zeros: Whether a weight that holds zeros may be taken for pruned.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, reads_zeros: bool = True) -> None:
+        self.reads_zeros = reads_zeros
         self.step = 0
         self.last_update = -1
         self.begin = -1
         self.restored = False
+        self.callback: keras.callbacks.Callback | None = None
         self._masks: dict[int, Mask] = {}
         # The position among the model's weights names a mask in a file: unlike the names of
         # layers it is the same in every process that builds the model.
@@ -351,7 +357,7 @@ def attach_state(model: keras.Model, targets: Sequence[PruningTarget] = ()) -> P
     """
     state = find_state(model)
     if state is None or not state.belongs_to(model):
-        earlier, state = state, PruningState(model)
+        earlier, state = state, PruningState(model, not is_declared_dense(model))
         if earlier is not None:
             state.adopt(earlier)
         setattr(model, _ATTRIBUTE, state)
@@ -359,10 +365,51 @@ def attach_state(model: keras.Model, targets: Sequence[PruningTarget] = ()) -> P
     return state
 
 
+def copy_masks(
+    model: keras.Model,
+    copy: keras.Model,
+    twins: Mapping[int, keras.Variable],
+    sliced: Callable[[keras.Variable, np.ndarray], np.ndarray] | None = None,
+) -> None:
+    """Let the weights that are pruned in a model be pruned in a copy of it, too.
+
+    Args:
+        model: A Keras model, pruned or not.
+        copy: A model with copies of its weights.
+        twins: By `id(variable)` of the model, the variable of the copy. Others are left out.
+        sliced: Returns what is left of a weight's values in a smaller copy. Defaults to None: all.
+
+    Raises:
+        ValueError: If pruned weights of the model are not zero any more.
+    """
+    state = apply_masks(model)
+    if state is None:
+        return
+    left = {}
+    for mask in state.masks:
+        if id(mask.variable) in twins:
+            value = mask.numpy()
+            value = value if sliced is None else sliced(mask.variable, value)
+            if not value.all():
+                left[id(twins[id(mask.variable)])] = value
+    if left:
+        known = every_weight(copy)
+        for mask in attach_state(copy, [known[key] for key in left]).masks:
+            mask.assign(left[id(mask.variable)])
+
+
 def detach_state(model: keras.Model) -> None:
-    """Forget a model's masks, so that its weights count as dense. The weights stay as they are."""
-    if find_state(model) is not None:
-        delattr(model, _ATTRIBUTE)
+    """Forget a model's masks, so that its weights count as dense, zeros among them too.
+
+    The weights stay as they are. A model that was loaded from a file has no masks in this process,
+    but those of its weights that hold zeros are taken for pruned: this says that they are not.
+    """
+    setattr(model, _ATTRIBUTE, _DENSE)
+
+
+def is_declared_dense(model: keras.Model) -> bool:
+    """Whether `detach_state` was the last that was said of the model's masks."""
+    return getattr(model, _ATTRIBUTE, None) is _DENSE
 
 
 def apply_masks(model: keras.Model, repair: bool = False) -> PruningState | None:
@@ -388,8 +435,8 @@ def apply_masks(model: keras.Model, repair: bool = False) -> PruningState | None
         listed = ", ".join(f"{name}: {count}" for name, count in list(changed.items())[:8])
         raise ValueError(
             f"{sum(changed.values())} pruned weights are not zero any more ({listed}). The model "
-            "was trained, or given other weights, without its masks. Train it with "
-            "`MagnitudePruning`, or call `tfcompress.pruning.apply_masks(model, repair=True)` to "
+            "was trained, or given other weights, without its masks. Train it with the pruning "
+            "callback, or call `tfcompress.pruning.apply_masks(model, repair=True)` to "
             "zero them again, or `tfcompress.pruning.detach_state(model)` to keep them."
         )
     if changed:

@@ -13,7 +13,8 @@ from keras import ops
 from tfcompress.graph import Graph, Node, Tensor, flatten
 from tfcompress.graph.rebuild import LayerCopies, SharedLayers, fill, make_inputs
 from tfcompress.plan import Plan
-from tfcompress.pruning.state import apply_masks
+from tfcompress.pruning.masks import mask_of_zeros
+from tfcompress.pruning.state import apply_masks, is_declared_dense
 from tfcompress.quantization import schemes
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import calibrate
@@ -128,7 +129,8 @@ def kernel_masks(model: keras.Model) -> dict[int, np.ndarray]:
     """Masks of the pruned kernels of a model, by `id(variable)`.
 
     Masks come from the model's pruning state. Without one (a model that was saved and loaded), a
-    kernel that holds zeros among other values is taken as pruned: training leaves no exact zeros.
+    kernel that holds zeros among other values is taken as pruned, see `mask_of_zeros`, unless
+    `tfcompress.pruning.detach_state` said that it is not.
 
     Raises:
         ValueError: If pruned weights are not zero any more.
@@ -136,13 +138,13 @@ def kernel_masks(model: keras.Model) -> dict[int, np.ndarray]:
     state = apply_masks(model)
     if state is not None:
         return {id(mask.variable): mask.numpy() for mask in state.masks if mask.pruned}
-    masks = {}
+    masks: dict[int, np.ndarray] = {}
+    if is_declared_dense(model):
+        return masks
     for variable in model.trainable_variables:
-        if len(variable.shape) < 2:
-            continue
-        nonzero = ops.convert_to_numpy(variable) != 0
-        if nonzero.any() and not nonzero.all():
-            masks[id(variable)] = nonzero
+        mask = mask_of_zeros(variable.value) if len(variable.shape) > 1 else None
+        if mask is not None:
+            masks[id(variable)] = ops.convert_to_numpy(mask)
     return masks
 
 

@@ -11,6 +11,7 @@ from tfcompress.graph.bypass import bypassed, weights_in
 from tfcompress.graph.macs import count_macs
 from tfcompress.graph.rebuild import LayerCopies
 from tfcompress.graph.selection import Patterns
+from tfcompress.pruning.state import apply_masks, copy_masks
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.restructure.ranking import LayerRanking, rank_layers
 from tfcompress.restructure.units import Unit, find_units
@@ -32,9 +33,9 @@ def remove_layers(
 ) -> keras.Model:
     """Make a copy of a model without its least important residual blocks or layers.
 
-    What reads a removed part reads what the part read. The rest keeps its weights and names; a few
-    epochs of training make up for most of what is lost. Give exactly one of `n`, `parameters` and
-    `macs`.
+    What reads a removed part reads what the part read. The rest keeps its weights, pruning masks
+    and names; a few epochs of training make up for most of what is lost. Give exactly one of `n`,
+    `parameters` and `macs`.
 
     Args:
         model: A built float model: Sequential, Functional, nested, or subclassed with a `call` that
@@ -57,7 +58,8 @@ def remove_layers(
 
     Raises:
         ValueError: If not exactly one target is given, it cannot be met, the model is not built,
-            cannot be traced, is quantization-aware, or has nothing that could be removed.
+            cannot be traced, is quantization-aware, or has nothing that could be removed, or pruned
+            weights are not zero any more because the model was trained without its masks.
 
     Reference: Men et al. 2024, "ShortGPT"; Veit et al. 2016, "Residual Networks Behave Like
     Ensembles of Relatively Shallow Networks", section 4.1.
@@ -71,6 +73,8 @@ def remove_layers(
     ```
     """
     target = _target(n=n, parameters=parameters, macs=macs)
+    # Says at once if pruned weights are not zero any more.
+    apply_masks(model)
     graph = flatten(model)
     if any(isinstance(node.operation, ActivationQuantizer) for node in graph.nodes):
         raise ValueError(
@@ -94,7 +98,10 @@ def remove_layers(
     removed, shorter = _shortened(graph, ordered, *target)
     if verbose:
         print(_summary(graph, shorter, removed))
-    return LayerCopies(shorter).model()
+    copies = LayerCopies(shorter)
+    made = copies.model()
+    copy_masks(model, made, copies.twins())
+    return made
 
 
 def _target(**targets: int | float | None) -> tuple[str, int | float]:

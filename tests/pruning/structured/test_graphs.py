@@ -132,3 +132,21 @@ def test_einsums_and_embeddings(shrunk_exactly):
     words = keras.Input((7,), dtype="int32")
     x = layers.Embedding(5, 8)(words) + layers.Embedding(5, 8)(words)
     shrunk_exactly(keras.Model(words, layers.Dense(3)(layers.LSTM(4)(x))), groups=2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, c: ops.where(c > 0, x, -1.0),
+        lambda x, c: ops.where(c > 0, c, x),
+        lambda x, c: ops.max(x, axis=1, initial=1.0, keepdims=True) + 0 * c,
+        lambda x, c: ops.max(x, axis=1, initial=0.0, keepdims=True) + 0 * c,
+        lambda x, c: ops.cast(ops.equal(ops.relu(x), c * 0.0), "float32"),
+        lambda x, c: x / (1.0 + ops.square(c)),
+    ],
+)
+def test_operations_that_make_something_else_of_zeros(shrunk_exactly, function):
+    inputs, other = keras.Input((4, 3)), keras.Input((4, 1))
+    x = function(layers.Dense(8, name="dense")(inputs), other)
+    x = layers.Dense(3)(ops.mean(x, axis=1))
+    shrunk_exactly(keras.Model([inputs, other], x))

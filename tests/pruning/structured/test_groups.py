@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import tfcompress as tfc
 from tfcompress.pruning.structured.rules import Rule, register
@@ -142,3 +142,61 @@ def test_a_rule_for_a_custom_layer(shrunk_exactly):
 )
 def test_blocks_of_a_reshape(given, wanted, expected):
     assert blocks(given, wanted) == expected
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class TiedHead(layers.Layer):
+    """Multiplies by the table of an embedding, and has no dependency rule."""
+
+    def __init__(self, embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = embedding
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.embedding.embeddings))
+
+
+def test_weights_that_a_layer_without_a_rule_reads_stay():
+    tokens = keras.Input((5,), dtype="int32")
+    embedding = layers.Embedding(9, 8, name="embedding")
+    x = layers.Dense(8, name="back")(layers.Dense(6, name="inner")(embedding(tokens)))
+    groups = tfc.dependency_groups(keras.Model(tokens, TiedHead(embedding, name="tied")(x)))
+    assert [group.layers for group in groups.groups] == [("inner",)]
+    reasons = {pinned.layer: pinned.reason for pinned in groups.pinned}
+    assert reasons["embedding"] == "TiedHead 'tied' reads 'embedding/embeddings' as well"
+
+
+def test_weights_that_are_an_argument_of_an_operation_stay():
+    image = keras.Input((6,))
+    inner, outer = layers.Dense(8, name="inner"), layers.Dense(8, name="outer")
+    x = outer(inner(image))
+    x = layers.Dense(2, name="head")(ops.matmul(x, outer.kernel))
+    groups = tfc.dependency_groups(keras.Model(image, x))
+    assert groups.groups == ()
+    reasons = {pinned.layer: pinned.reason for pinned in groups.pinned}
+    assert "reads 'outer/kernel' as well" in reasons["inner"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: ops.log(ops.square(x)),
+        lambda x: ops.rsqrt(ops.relu(x)),
+        lambda x: x / ops.abs(x),
+        lambda x: 1.0 / x,
+    ],
+)
+def test_channels_stay_that_are_infinite_once_they_are_zero(function):
+    inputs = keras.Input((8,))
+    x = function(layers.Dense(8, use_bias=False, name="dense")(inputs))
+    groups = tfc.dependency_groups(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    assert groups.groups == ()
+    assert "is infinite where they are zero" in groups.pinned[0].reason
+
+
+@pytest.mark.parametrize("function", [ops.log1p, ops.exp, lambda x: ops.sigmoid(x) / 3.0])
+def test_channels_go_that_are_finite_when_they_are_zero(function):
+    inputs = keras.Input((8,))
+    x = function(layers.Dense(8, name="dense")(inputs))
+    groups = tfc.dependency_groups(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    assert [group.layers for group in groups.groups] == [("dense",)]

@@ -123,6 +123,15 @@ def test_criteria_find_the_channels_that_matter(model, digits):
     model.set_weights(dense)
 
 
+@pytest.mark.parametrize("with_labels", ["none", "generator"])
+def test_taylor_says_that_it_needs_labels(model, digits, with_labels):
+    model.compile(loss="sparse_categorical_crossentropy")
+    x = digits.train.x[:32]
+    data = x if with_labels == "none" else (x[i : i + 8] for i in range(0, 32, 8))
+    with pytest.raises(ValueError, match=r"needs labels: pass `data=\(x, y\)`.*Received: ndarray"):
+        tfc.shrink(model, macs=0.5, criterion="taylor", data=data, verbose=False)
+
+
 def test_random_scores_repeat(model):
     weights = [
         tfc.shrink(model, macs=0.5, criterion="random", verbose=False).get_weights()

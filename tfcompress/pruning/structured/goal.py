@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tfcompress.plain_numbers import plain_number
 from tfcompress.pruning.structured.cost import Figures
 
 NAMES = ("macs", "parameters", "bytes", "sparsity")
@@ -37,7 +38,7 @@ class ChannelGoal:
         Raises:
             ValueError: If there are several, or one is out of its range.
         """
-        given = {name: amount for name, amount in amounts.items() if amount is not None}
+        given = {name: plain_number(a) for name, a in amounts.items() if a is not None}
         if not given:
             return None
         if len(given) > 1:

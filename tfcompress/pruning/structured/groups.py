@@ -16,7 +16,7 @@ from tfcompress.graph import Graph, flatten
 from tfcompress.graph.selection import Pattern, Patterns, as_patterns, matches, unmatched_error
 from tfcompress.pruning.structured.coupling import Binding, Coupling, Kind, Role
 from tfcompress.pruning.structured.rules import rule_of
-from tfcompress.pruning.structured.rules.registry import unlabelled
+from tfcompress.pruning.structured.rules.registry import UnknownRule, describe, unlabelled
 from tfcompress.text_table import render
 
 if TYPE_CHECKING:
@@ -238,11 +238,27 @@ def dependency_groups(
     for node in graph.nodes:
         flows = rule_of(node.operation).couple(node, coupling)
         coupling.flows.update(zip(node.outputs, flows, strict=True))
+    _pin_weights_read_elsewhere(coupling)
     for tensor in graph.outputs:
         for labels in coupling.flow(tensor).axes:
             coupling.channels.pin(labels, f"output '{tensor.name}' of the model", decisive=True)
     _pin_unwanted(coupling, as_patterns(include, "include"), as_patterns(exclude, "exclude"))
     return DependencyGroups(model, graph, coupling)
+
+
+def _pin_weights_read_elsewhere(coupling: Coupling) -> None:
+    """Let channels stay along weights that an operation without a rule for them reads as well."""
+    bound = defaultdict(list)
+    for binding in coupling.bindings.values():
+        bound[id(binding.owner)].append(binding)
+    for node in coupling.graph.nodes:
+        leaves = keras.tree.flatten((node.args, node.kwargs))
+        read = [leaf for leaf in leaves if isinstance(leaf, keras.Variable)]
+        if node.layer is not None and isinstance(rule_of(node.operation), UnknownRule):
+            read += node.layer.variables
+        for variable in read:
+            for binding in bound[id(variable)]:
+                coupling.pin(binding.labels, f"{describe(node)} reads '{variable.path}' as well")
 
 
 def _pin_unwanted(

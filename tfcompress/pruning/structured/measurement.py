@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -128,13 +128,30 @@ def _summed(
 
 
 def _batches(data: Any) -> Iterator[tuple[Any, Any]]:
+    """Samples and labels, a batch at a time.
+
+    Raises:
+        ValueError: If there are no labels.
+    """
     if isinstance(data, tuple) and len(data) == 2:
         x, y = data
         for start in range(0, len(keras.tree.flatten(y)[0]), _BATCH):
             yield _part(x, start), _part(y, start)
         return
-    for x, y, *_ in data:
-        yield x, y
+    if hasattr(data, "shape") or isinstance(data, Mapping):
+        raise _unlabelled(data)
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise _unlabelled(batch)
+        yield batch[0], batch[1]
+
+
+def _unlabelled(data: Any) -> ValueError:
+    shape = f" of shape {tuple(data.shape)}" if hasattr(data, "shape") else ""
+    return ValueError(
+        "The criterion 'taylor' needs labels: pass `data=(x, y)`, or batches of such pairs. "
+        f"Received: {type(data).__name__}{shape} without labels"
+    )
 
 
 def _part(arrays: Any, start: int) -> Any:

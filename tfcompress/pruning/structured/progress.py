@@ -35,6 +35,9 @@ class ChannelProgress:
         soft: Whether channels that are to go in the end fade until it is their turn.
         data: Data for the criterion; None if it needs none.
 
+    Attributes:
+        faded: Where on the way channels were last faded, in [0, 1]; None before the first time.
+
     Raises:
         ValueError: If the goal cannot be met, or the schedule cannot rise to it.
     """
@@ -64,7 +67,7 @@ class ChannelProgress:
         schedule.check(self._reduction)
         self._mask_of = {id(mask.variable): mask for mask in self.masks}
         self._units = self._masked_units()
-        self._faded: float | None = None
+        self.faded: float | None = None
         # Says at once whether the goal can be met.
         self._selection([np.ones(group.size) for group in groups.groups]).choose(goal)
 
@@ -117,6 +120,18 @@ class ChannelProgress:
         """Take channels that are zero already for pruned, and advance at least to the schedule."""
         self._set(self._units.union(zero_units(self._groups)))
         self.advance(progress)
+
+    def adopt_zeros(self) -> bool:
+        """Take channels that are zero already for pruned; return whether there are any.
+
+        For a model that was pruned, saved and loaded. A layer of nothing but zeros was not pruned.
+        """
+        zero = set(zero_units(self._groups))
+        for group in self._groups.groups:
+            if len(zero.intersection(group.units.tolist())) >= group.size - 1:
+                zero.difference_update(group.units.tolist())
+        self._set(self._units.union(zero))
+        return bool(zero)
 
     def has_zeros_of(self, progress: float) -> bool:
         """Whether the weights look as if the schedule had already come this far."""
@@ -182,7 +197,7 @@ class ChannelProgress:
 
     def _fade(self, doomed: set[int], progress: float) -> None:
         """Scale weights down in step with the time that is left to them."""
-        earlier, self._faded = self._faded, progress
+        earlier, self.faded = self.faded, progress
         if not doomed or earlier is None or earlier >= progress:
             return
         factor = (1 - progress) / (1 - earlier)

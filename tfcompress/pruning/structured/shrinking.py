@@ -11,7 +11,8 @@ from keras import ops
 from tfcompress.graph import Node
 from tfcompress.graph.rebuild import LayerCopies, copy_settings, rebuild
 from tfcompress.graph.selection import Patterns
-from tfcompress.pruning.state import apply_masks, attach_state
+from tfcompress.plain_numbers import plain_number
+from tfcompress.pruning.state import copy_masks
 from tfcompress.pruning.structured import criteria
 from tfcompress.pruning.structured.cost import Cost
 from tfcompress.pruning.structured.goal import ChannelGoal
@@ -21,7 +22,6 @@ from tfcompress.pruning.structured.rules import rule_of
 from tfcompress.pruning.structured.selection import ChannelSelection
 from tfcompress.pruning.structured.shrinkage import Shrinkage, attach_shrinkage
 from tfcompress.pruning.structured.zeros import zero_units
-from tfcompress.pruning.targets import prunable_weights
 
 
 def shrink(
@@ -88,7 +88,7 @@ def shrink(
     small.fit(train, epochs=2)
     ```
     """
-    check_round_to(round_to)
+    round_to = check_round_to(round_to)
     goal = ChannelGoal.of(macs=macs, parameters=parameters, bytes=bytes, sparsity=sparsity)
     chosen = criteria.get(criterion)
     groups = dependency_groups(model, include=include, exclude=exclude, exact=exact)
@@ -113,11 +113,12 @@ def check_round_to(round_to: Any) -> int:
     Raises:
         ValueError: If it is not an int of at least 1.
     """
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+    number = plain_number(round_to)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(
             f"`round_to` must be an int of at least 1. Received: round_to={round_to!r}"
         )
-    return round_to
+    return number
 
 
 def require_groups(groups: DependencyGroups) -> None:
@@ -160,7 +161,7 @@ def without(groups: DependencyGroups, units: Iterable[int]) -> keras.Model:
     else:
         smaller = rebuild(graph, call)
     copies.copy_weights()
-    _copy_masks(groups.model, smaller, copies, kept)
+    copy_masks(groups.model, smaller, copies.twins(), kept.sliced)
     return smaller
 
 
@@ -207,26 +208,3 @@ class _SmallerLayers(LayerCopies):
                     )
                 target.assign(values * self._factors.get(id(source), 1))
             copy_settings(original, copy)
-
-
-def _copy_masks(model: keras.Model, smaller: keras.Model, copies: LayerCopies, kept: Kept) -> None:
-    """Let weights that `MagnitudePruning` zeroed stay masked.
-
-    Raises:
-        ValueError: If pruned weights are not zero any more.
-    """
-    state = apply_masks(model)
-    if state is None:
-        return
-    twins = copies.twins()
-    left = {
-        id(twins[id(mask.variable)]): kept.sliced(mask.variable, mask.numpy())
-        for mask in state.masks
-        if id(mask.variable) in twins
-    }
-    if all(values.all() for values in left.values()):
-        return
-    targets, _ = prunable_weights(smaller)
-    for mask in attach_state(smaller, targets).masks:
-        if id(mask.variable) in left:
-            mask.assign(left[id(mask.variable)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -17,8 +19,9 @@ from tfcompress.pruning.structured.labels import Labels
 from tfcompress.pruning.structured.rules.activations import is_elementwise
 from tfcompress.pruning.structured.rules.registry import Rule, describe, pinned, register
 
-# Anything but 0 and 1, which several functions map to 0.
-_PROBE = 0.73
+# What other operands may hold: False, and anything but 0 and 1, which several functions map to 0.
+_PROBES = (0.73, -0.73, 0.0)
+_MOST_COMBINED = 3
 
 
 @register(
@@ -62,7 +65,12 @@ class ElementwiseRule(Rule):
             return pinned(node, coupling, f"{describe(node)} has a variable among its arguments")
         output = node.outputs[0]
         axes = [self._along(node, coupling, axis) for axis in range(len(output.shape))]
-        zero = any(labels is not None for labels in axes) and keeps_zeros(node, coupling)
+        if all(labels is None for labels in axes):
+            return [Flow(axes, False)]
+        zero, finite = answer_to_zeros(node, coupling)
+        if not finite:
+            for labels in axes:
+                coupling.pin(labels, f"{describe(node)} is infinite where they are zero")
         return [Flow(axes, zero)]
 
     def _along(self, node: Node, coupling: Coupling, axis: int) -> Labels:
@@ -116,19 +124,44 @@ def aligned(shape: Any, output: Tensor, axis: int, node: Node) -> int | None:
     return own if own >= 0 else None
 
 
-def keeps_zeros(node: Node, coupling: Coupling) -> bool:
-    """Whether channels are zero in the output that are zero where their weights make them so."""
-    results = []
-    for probe in (_PROBE, -_PROBE):
+def answer_to_zeros(node: Node, coupling: Coupling) -> tuple[bool, bool]:
+    """What an operation makes of channels that are zero because their weights are.
+
+    It is tried out on single values.
+
+    Args:
+        node: The operation.
+        coupling: What is known of its operands.
+
+    Returns:
+        Whether the result is zero whatever operands without such channels hold, and whether it is
+        finite.
+    """
+    zeros = [(flow := coupling.flow(x)).zero and bool(flow.labelled) for x in node.inputs]
+    if not any(zeros):
+        return False, True
+    zero = finite = True
+    for probes in _probes(zeros.count(False)):
+        others = iter(probes)
         values = {}
-        for tensor in node.inputs:
-            flow = coupling.flow(tensor)
-            value = 0.0 if flow.zero and flow.labelled else probe
+        for tensor, is_zero in zip(node.inputs, zeros, strict=True):
+            value = 0.0 if is_zero else next(others)
             shape = (1,) * len(tensor.shape)
             values[tensor] = ops.cast(ops.full(shape, value, "float32"), tensor.dtype)
         result = node.operation(*fill(node.args, values), **fill(node.kwargs, values))
-        results.append(np.all(ops.convert_to_numpy(result) == 0))
-    return bool(all(results))
+        result = ops.convert_to_numpy(result).astype(float)
+        if all(probe > 0 for probe in probes):
+            finite = bool(np.all(np.isfinite(result)))
+        # What is infinite beside a zero, as a quotient by it, is so in the dense model too.
+        zero &= bool(np.all(result[np.isfinite(result)] == 0))
+    return zero and finite, finite
+
+
+def _probes(count: int) -> Iterable[tuple[float, ...]]:
+    """Values to try for several operands; of many not all combinations."""
+    if count <= _MOST_COMBINED:
+        return itertools.product(_PROBES, repeat=count)
+    return [(probe,) * count for probe in _PROBES]
 
 
 def _constants(node: Node) -> list[Any]:

@@ -9,6 +9,7 @@ from tfcompress.graph.axes import axes_of
 from tfcompress.pruning.structured.coupling import Coupling, Flow
 from tfcompress.pruning.structured.labels import Labels
 from tfcompress.pruning.structured.rules.axes import channel_axis
+from tfcompress.pruning.structured.rules.elementwise import answer_to_zeros
 from tfcompress.pruning.structured.rules.registry import Rule, describe, register
 
 
@@ -73,4 +74,5 @@ class ReductionRule(Rule):
         left = [labels for index, labels in enumerate(flow.axes) if index not in reduced]
         if len(output.shape) == rank:
             left = [None if i in reduced else labels for i, labels in enumerate(flow.axes)]
-        return [Flow(left, flow.zero)]
+        # Not with an `initial` value of a maximum, say.
+        return [Flow(left, answer_to_zeros(node, coupling)[0])]
