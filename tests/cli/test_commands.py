@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tfcompress.cli.main import FAILED, OK, main
+from tfcompress.cli.main import FAILED, OK, USAGE, main
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +112,35 @@ def test_samples_that_are_no_archive(folder, capsys):
     assert main(["tfcompress", *map(str, arguments), "-c", str(folder / "fake.npz")]) == FAILED
     assert "it must hold plain arrays" in capsys.readouterr().err
     assert not (folder / "x.tflite").exists()
+
+
+@pytest.mark.parametrize("flags", [["--calibration=nothing.npz"], ["--scheme=float32"]])
+def test_convert_never_writes_over_its_source(flags, folder, capsys):
+    before = (folder / "float.keras").read_bytes()
+    arguments = ["convert", folder / "float.keras", "-o", folder / "float.keras", *flags]
+    assert main(["tfcompress", *map(str, arguments)]) == USAGE
+    assert "is the source, which must stay as it is" in capsys.readouterr().err
+    assert (folder / "float.keras").read_bytes() == before
+
+
+def test_convert_refuses_a_signature_where_there_is_none(folder, capsys):
+    arguments = ["convert", folder / "float.keras", "-o", folder / "x.tflite", "--signature=foo"]
+    assert main(["tfcompress", *map(str, arguments), "--scheme=float32"]) == USAGE
+    assert "signatures of a SavedModel" in capsys.readouterr().err
+    assert not (folder / "x.tflite").exists()
+
+
+def test_convert_takes_ranges_that_the_callback_learned(folder, digits, capsys):
+    import keras
+
+    import tfcompress as tfc
+
+    model = keras.models.load_model(folder / "float.keras")
+    samples = digits.train.x[:64]
+    callback = tfc.callbacks.QuantizationAwareTraining(begin=0, calibration=samples)
+    model.fit(samples, digits.train.y[:64], epochs=1, verbose=0, callbacks=[callback])
+    model.save(folder / "trained.keras")
+    arguments = ["convert", folder / "trained.keras", "-o", folder / "trained.tflite", "--json"]
+    data = json.loads(output_of(capsys, *arguments))
+    assert data["fidelity"]["source"] == "random within the input range"
+    assert data["fidelity"]["max_quanta"] <= 4

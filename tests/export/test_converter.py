@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+import tfcompress as tfc
 from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.export import Artifact, ConversionError, FidelityError, convert, inspect_file
 from tfcompress.export.converter import refuse_variables
+from tfcompress.graph import UntraceableModelError
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,52 @@ def test_several_inputs_and_outputs_keep_the_order_of_the_model(tmp_path: Path):
         LiteRTModel(artifact).predict(data), model(data), artifact.outputs
     ):
         np.testing.assert_allclose(seen, expected, atol=4 * spec.scale)
+
+
+@pytest.fixture(scope="module")
+def trained_with_callback():
+    """A model that was trained with the callback, whose ranges hang on it, and its samples."""
+    keras.utils.set_random_seed(4)
+    stack = [keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential(stack)
+    model.compile("adam", "mse")
+    x = np.random.default_rng(4).normal(size=(64, 6)).astype("float32")
+    callback = tfc.callbacks.QuantizationAwareTraining(begin=0.5, calibration=x)
+    model.fit(x, x[:, :3], epochs=4, verbose=0, callbacks=[callback])
+    return model, x
+
+
+def test_ranges_that_the_callback_learned_are_taken(trained_with_callback, tmp_path: Path):
+    model, x = trained_with_callback
+    model.save(tmp_path / "model.keras")
+    path = tmp_path / "model.tflite"
+    expected = tfc.quantization.quantized_form(model).predict(x, verbose=0)
+    # With samples of another size, ranges that they would give are others.
+    for source, samples in ((model, None), (tmp_path / "model.keras", None), (model, 9 * x)):
+        artifact = convert(source, path, calibration=samples)
+        assert artifact.scheme == "int8"
+        seen = LiteRTModel(artifact).predict(x)
+        np.testing.assert_allclose(seen, expected, atol=0.01 * artifact.outputs[0].scale)
+
+
+def test_float_file_of_what_the_callback_trained_is_stripped(trained_with_callback, tmp_path: Path):
+    model, x = trained_with_callback
+    model.save(tmp_path / "model.keras")
+    expected = tfc.strip(model).predict(x, verbose=0)
+    for source in (model, tmp_path / "model.keras"):
+        artifact = convert(source, tmp_path / "model.tflite", "float32")
+        np.testing.assert_allclose(LiteRTModel(artifact).predict(x), expected, atol=1e-5)
+        assert "ranges of the training are not in the file" in artifact.notes[-1]
+
+
+def test_file_saved_before_quantization_began_has_no_ranges(tmp_path: Path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    tfc.quantization.attach_twin(model)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="needs `calibration`"):
+        convert(tmp_path / "model.keras", tmp_path / "model.tflite")
+    artifact = convert(tmp_path / "model.keras", tmp_path / "model.tflite", "float32")
+    assert artifact.notes == []
 
 
 class Doubling(keras.layers.Layer):
@@ -179,9 +227,71 @@ def test_bad_arguments(model, images, tmp_path: Path):
         convert(model, path)
     with pytest.raises(ValueError, match=r"\(samples, 8, 8, 3\).*\(96, 8, 8\)"):
         convert(model, path, calibration=images[..., 0])
+    with pytest.raises(ValueError, match=r"`tolerance` must be a number of at least 0.*-1"):
+        convert(model, path, calibration=images, tolerance=-1)
     with pytest.raises(TypeError, match=r"builtins\.int"):
         convert(3, path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_the_source_is_never_overwritten(model, images, tmp_path: Path):
+    files = [tmp_path / "model.keras", tmp_path / "model.h5", tmp_path / "model.tflite"]
+    for file in files[:2]:
+        model.save(file)
+    convert(model, files[2], "float32")
+    (tmp_path / "link.keras").symlink_to(files[0])
+    for file in (*files, tmp_path / "link.keras"):
+        before = file.read_bytes()
+        for given in (file, f"{tmp_path}/./{file.name}"):
+            with pytest.raises(ValueError, match="is the source, which must stay as it is"):
+                convert(file, given, calibration=images)
+        assert file.read_bytes() == before
+    with pytest.raises(ValueError, match="is the source"):
+        convert(tmp_path / "link.keras", files[0], "float32")
+    saved = tmp_path / "saved"
+    model.export(saved, verbose=False)
+    before = sorted(saved.rglob("*"))
+    for inside in (saved / "saved_model.pb", saved / "assets" / "model.tflite"):
+        with pytest.raises(ValueError, match="lies in the folder of the source"):
+            convert(saved, inside, "float32")
+    assert sorted(saved.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_only_saved_models_have_signatures(model, tmp_path: Path):
+    model.save(tmp_path / "model.h5")
+    for source in (model, tmp_path / "model.h5"):
+        with pytest.raises(ValueError, match=r"signatures of a SavedModel.*'foo'"):
+            convert(source, tmp_path / "model.tflite", "float32", signature="foo")
+
+
+class Branching(Classifier):
+    """Its `call` depends on values."""
+
+    def call(self, x):
+        return super().call(x if float(keras.ops.sum(x)) > 0 else -x)
+
+
+def test_model_that_cannot_be_traced_is_told_why(images, tmp_path: Path):
+    model = Branching()
+    model(images)
+    for scheme in ("int8", "w4a8", "float32"):
+        with pytest.raises(UntraceableModelError, match="Python branch on tensor values"):
+            convert(model, tmp_path / "model.tflite", scheme, images)
+
+
+def test_model_that_answers_with_nan_is_told_so_and_no_more(images, tmp_path: Path):
+    broken = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name="conv")])
+    broken.layers[0].kernel.assign(np.full((3, 3, 3, 2), np.nan))
+    broken.save(tmp_path / "broken.keras")
+    for source, advice in (
+        (broken, "The first weights that are not finite are 'conv/kernel'."),
+        (tmp_path / "broken.keras", "Check its weights and the samples."),
+    ):
+        with pytest.raises(FidelityError, match="itself answers with NaN") as caught:
+            convert(source, tmp_path / "model.tflite", calibration=images)
+        assert str(caught.value).endswith(f"nothing to compare the file with. {advice}")
 
 
 def test_bad_paths(model, tmp_path: Path):

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 import tfcompress as tfc
 from tfcompress.evaluation.litert import LiteRTModel
+from tfcompress.export import FidelityError
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 
 RNG = np.random.default_rng(0)
@@ -180,6 +181,36 @@ def test_float_operation_is_named_in_the_artifact(tmp_path):
     assert [row["type"] for row in artifact.plan_skipped] == ["Sin"]
     assert len(artifact.float_islands) == 1
     assert artifact.ops["CONV_2D"] == 2
+
+
+def test_token_ids_in_float_stay_float_in_the_file(tmp_path):
+    tokens = RNG.integers(0, 300, (48, 10)).astype("float32")
+    stack = [keras.Input((10,)), layers.Embedding(300, 8), layers.GlobalAveragePooling1D()]
+    model = keras.Sequential([*stack, layers.Dense(2, activation="softmax")])
+    qat = tfc.quantize_aware(model, calibration=tokens, verbose=False)
+    artifact = tfc.export(qat, tmp_path / "tokens.tflite", calibration=tokens)
+    assert (artifact.inputs[0].dtype, artifact.outputs[0].dtype) == ("float32", "int8")
+    assert artifact.fidelity.max_quanta <= 1
+
+
+def test_what_is_no_model_and_no_tolerance_is_refused_first(tmp_path):
+    path = tmp_path / "model.tflite"
+    for function in (tfc.strip, lambda model: tfc.export(model, path)):
+        with pytest.raises(ValueError, match=r"Expected a Keras 3 model.*builtins\.int"):
+            function(3)
+    for tolerance in (-1, "a", np.nan, True):
+        with pytest.raises(ValueError, match=r"`tolerance` must be a number of at least 0"):
+            tfc.export(small(), path, calibration=X, tolerance=tolerance)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_named_and_nothing_else_is_blamed(tmp_path):
+    qat = tfc.quantize_aware(small(), calibration=X, verbose=False)
+    kernel = next(weight for weight in qat.weights if weight.path.endswith("head/kernel"))
+    kernel.assign(np.where(np.arange(3) == 1, np.nan, kernel.numpy()))
+    with pytest.raises(FidelityError) as caught:
+        tfc.export(qat, tmp_path / "model.tflite", calibration=X)
+    assert str(caught.value).endswith("The first weights that are not finite are 'head/kernel'.")
 
 
 def test_a_signal_that_dies_out_is_told(caplog, tmp_path):

@@ -109,6 +109,15 @@ def test_operators_without_reference_kernel_are_said(model, images, float_artifa
     assert "reference kernels not run: Didn't find op" in str(fidelity)
 
 
+@pytest.mark.parametrize(
+    "limits", [{"max_quanta": -1}, {"tail_quanta": "4"}, {"max_relative": float("nan")}]
+)
+def test_limits_are_numbers_of_at_least_zero(limits):
+    with pytest.raises(ValueError, match=rf"`Tolerance\.{next(iter(limits))}` must be a number"):
+        Tolerance(**limits)
+    assert Tolerance(min_sqnr=-3).min_sqnr == -3  # more noise than signal may be wanted
+
+
 def figures(tail, sqnr):
     return Fidelity(
         max_quanta=tail + 2,

@@ -76,6 +76,14 @@ class Branching(Classifier):
         return self.head(self.hidden(x)) if float(ops.sum(x)) > 0 else self.head(self.hidden(-x))
 
 
+class BranchingInside(Classifier):
+    """Subclassed, with a branch on values and no `build` of its own."""
+
+    def call(self, x):
+        hidden = self.hidden(x)
+        return self.head(hidden if float(ops.sum(hidden)) > 0 else hidden * 2.0)
+
+
 def test_subclassed_model_is_traced():
     model = Classifier()
     model(np.ones((2, 4), "float32"))
@@ -88,6 +96,14 @@ def test_untraceable_model_says_why():
     model = Branching()
     model.build((None, 4))
     with pytest.raises(UntraceableModelError, match=r"Branching.*cannot be traced"):
+        flatten(model)
+
+
+def test_model_that_keras_could_not_follow_either_says_so():
+    model = BranchingInside()
+    model(np.ones((2, 4), "float32"))  # on values: no shape of an input is known afterwards
+    reason = r"BranchingInside.*cannot be traced.*Python branch on tensor values.*still be pruned"
+    with pytest.raises(UntraceableModelError, match=reason):
         flatten(model)
 
 

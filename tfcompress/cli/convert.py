@@ -9,6 +9,12 @@ from absl import flags
 
 from tfcompress.cli.calibration import define_calibration, read_calibration
 from tfcompress.cli.command import Command, CommandLineError, Output, single
+from tfcompress.export.source_checks import (
+    has_callback_ranges,
+    read_header,
+    refuse_own_source,
+    refuse_signature,
+)
 
 _WITHOUT_SAMPLES = ("float32", "float16", "dynamic", "w4")
 
@@ -108,6 +114,11 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
     )
     if values.output is None:
         raise CommandLineError("--output=FILE.tflite is required")
+    try:
+        refuse_own_source(source, values.output)
+        refuse_signature(source, values.signature)
+    except ValueError as error:
+        raise CommandLineError(str(error)) from error
     scheme = _scheme(values.scheme)
     needed = scheme not in _WITHOUT_SAMPLES and not _has_ranges(source)
     if needed and values.calibration is None:
@@ -172,12 +183,10 @@ def _run(arguments: list[str], values: flags.FlagValues) -> Output:
 
 def _has_ranges(source: str) -> bool:
     """Whether a file comes from quantization-aware training, which found the ranges."""
-    from tfcompress.export.source_checks import read_header
-
     path = Path(source).expanduser()
     if not path.is_file() or path.suffix not in (".keras", ".h5", ".hdf5"):
         return False
-    return read_header(path).is_quantization_aware
+    return read_header(path).is_quantization_aware or has_callback_ranges(path)
 
 
 def _scheme(text: str) -> Any:

@@ -26,6 +26,9 @@ class ConversionOptions:
         preprocessing: JSON-able description of what the model must be fed.
         safe_mode: Whether files that hold Python code are refused.
         time_limit: Seconds after which the child process is killed.
+
+    Raises:
+        ValueError: If `tolerance` is invalid.
     """
 
     io: str = "int8"
@@ -36,6 +39,9 @@ class ConversionOptions:
     preprocessing: Mapping[str, Any] | None = None
     safe_mode: bool = True
     time_limit: float = 600
+
+    def __post_init__(self) -> None:
+        Tolerance.of(self.tolerance, "int8")  # what is no tolerance is refused before any work
 
     @property
     def proof(self) -> dict[str, Any]:

@@ -16,10 +16,13 @@ from tfcompress.export.conversion import SCHEMES, get_scheme, static_shapes
 from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.float_file import FloatFile
 from tfcompress.export.inspection import Inspection, inspect_file
+from tfcompress.export.learned_form import learned_form
 from tfcompress.export.precision import in_float32
+from tfcompress.export.source_checks import refuse_own_source, refuse_signature
 from tfcompress.export.sources import LiveModel, SavedModel, open_source
 from tfcompress.export.verification import (
     FidelityError,
+    NonFiniteModelError,
     Tolerance,
     random_samples,
     verify,
@@ -114,9 +117,10 @@ def convert(
         TypeError: If `source` is not a kind of model that can be converted.
         FileNotFoundError: If `source` is a path where nothing is.
         PermissionError: If the output folder cannot be written to.
-        ValueError: If the model was never built, the scheme or signature is unknown, calibration
-            samples are missing or do not fit, or the file would compute with uninitialised
-            variables.
+        ValueError: If `path` is the source or lies in it, the model was never built or cannot be
+            traced, the scheme or signature is unknown, the source has no signatures, `tolerance` is
+            invalid, calibration samples are missing or do not fit, or the file would compute with
+            uninitialised variables.
         ConversionError: If the model cannot be loaded or converted, or the converter crashed or
             took too long.
         FidelityError: If the file does not compute what the model computes.
@@ -132,6 +136,9 @@ def convert(
         io, observer, algorithms, effort, tolerance, preprocessing, safe_mode, time_limit
     )
     keep_ranges = scheme in ("int8", "fake_quant") and not options.own
+    refuse_own_source(source, path)
+    refuse_signature(source, signature)
+    source = learned_form(source, safe_mode)
     # Kept until the end: with it goes the folder of what it wrote.
     given = modern(source, calibration, time_limit, safe_mode, keep_ranges)
     source, notes = given.source, list(given.notes)
@@ -186,7 +193,7 @@ def convert(
             origin, path, scheme=name, io=io, samples=data, fused_lstm=fused_lstm, **options.proof
         )
     except FidelityError as error:
-        if name != "int8":
+        if name != "int8" or isinstance(error, NonFiniteModelError):
             raise
         hint = "with `observer='min_max'` tfcompress places the quantizers, not the converter"
         raise FidelityError(f"{error} Another way: {hint}.", error.fidelity) from error
@@ -289,6 +296,8 @@ def write_artifact(
                 source=RANDOM if samples is None else source,
                 time_limit=time_limit,
             )
+        except NonFiniteModelError:
+            raise  # no layer of the file is to blame
         except FidelityError as error:
             where = origin.locate(aside, inputs)
             raise FidelityError(f"{error} {where}".strip(), error.fidelity) from error

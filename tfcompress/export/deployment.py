@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,14 @@ from tfcompress.quantization.quantized_layer import QuantizedLayer, deployed
 from tfcompress.quantization.rules.channel_affine import apart
 
 
-@dataclass(frozen=True)
 class DeployedModel(LiveModel):
-    """A lowered model whose weights get their trained grids in the converted file.
-
-    Args:
-        grids: What `restored_grids` found.
-    """
-
-    grids: tuple[KernelGrid, ...] = ()
+    """A lowered model whose weights get the grids of its reference in the converted file."""
 
     def convert(self, output: Path, **settings: Any) -> Converted:
         """Convert to `output`; `settings` are those of `convert_saved`."""
         done = super().convert(output, **settings)
-        restore_grids(output, self.grids)
+        # Not before the reference has answered: weights that are not finite have no grid.
+        restore_grids(output, restored_grids(self.reference))
         return done
 
 
@@ -51,7 +45,7 @@ def is_quantization_aware(model: keras.Model) -> bool:
     return any(isinstance(layer, kinds) for layer in keras_internals.flat_sublayers(model))
 
 
-def deployment_model(model: keras.Model) -> keras.Model:
+def deployment_model(model: keras.Model, shapes: Sequence[Sequence[int]]) -> keras.Model:
     """Lower a quantization-aware model to what the converter turns into integer operations.
 
     Kernels hold their quantized values, so that the converter finds the same scales again (where it
@@ -61,14 +55,18 @@ def deployment_model(model: keras.Model) -> keras.Model:
 
     Args:
         model: A quantization-aware model whose ranges were learned.
+        shapes: Of each input the shape that the file will have, batch included. All but the batch
+            are fixed, since steps can be spelled out only if their number is known.
 
     Returns:
-        A Functional model that predicts what `model` predicts.
+        A Functional model that predicts what `model` predicts for inputs of these shapes.
 
     Raises:
         ValueError: If a quantizer never saw data.
     """
     graph = flatten(model)
+    for tensor, shape in zip(graph.inputs, shapes, strict=True):
+        tensor.shape = (tensor.shape[0], *shape[1:])
     copies = LayerCopies(graph, dtype="float32")
     quantizer_calls: dict[str, int] = {}
     for wrapper in wrappers_of(model):
@@ -97,7 +95,8 @@ def deployment_model(model: keras.Model) -> keras.Model:
             outputs = operation.rule.deploy(operation, *args, **kwargs)
             keras_internals.pass_mask(operation, args[0], outputs)
             return outputs
-        return _without_loops(copies.copy(node), node)(*args, **kwargs)
+        given = keras.tree.flatten((args, kwargs))
+        return _without_loops(copies.copy(node), given)(*args, **kwargs)
 
     # Under a global policy of half precision new layers would compute in that.
     with float32_layers():
@@ -106,9 +105,10 @@ def deployment_model(model: keras.Model) -> keras.Model:
     return lowered
 
 
-def _without_loops(operation: Any, node: Node) -> Any:
+def _without_loops(operation: Any, arguments: Sequence[Any]) -> Any:
     """A recurrent layer that stays float, step by step: the converter may crash on its loop."""
-    if isinstance(operation, keras.layers.Layer) and None not in node.inputs[0].shape[1:]:
+    tensors = [value for value in arguments if isinstance(value, keras.KerasTensor)]
+    if isinstance(operation, keras.layers.Layer) and None not in tensors[0].shape[1:]:
         for layer in keras_internals.flat_sublayers(operation):
             if isinstance(layer, keras.layers.RNN):
                 layer.unroll = True

@@ -18,12 +18,12 @@ from tfcompress.export.deployment import (
     DeployedModel,
     deployment_model,
     is_quantization_aware,
-    restored_grids,
 )
 from tfcompress.export.strip import check_zeros, strip
 from tfcompress.export.verification import Tolerance, random_samples
 from tfcompress.export.worker import default_worker
 from tfcompress.graph import flatten
+from tfcompress.graph.flat import require_keras_model
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.calibrate import quantizers_of
@@ -69,8 +69,9 @@ def export(
         The `Artifact`: path, bytes, gzip bytes, operators, float islands, sparsity, fidelity.
 
     Raises:
-        ValueError: If `io` is not known, the model was never built, has no ranges, was changed
-            after pruning, or the calibration data do not fit.
+        ValueError: If `model` is no Keras model, `io` is not known, `tolerance` is invalid, the
+            model was never built, has no ranges, was changed after pruning, leaves a shape open
+            that no samples fix, or the calibration data do not fit.
         PermissionError: If the output folder cannot be written to.
         ConversionError: If the converter failed, crashed or took too long.
         FidelityError: If the file does not compute what the model computes.
@@ -82,6 +83,8 @@ def export(
     print(artifact.bytes, artifact.fidelity.max_quanta)
     ```
     """
+    require_keras_model(model)
+    Tolerance.of(tolerance, "fake_quant")  # what is no tolerance is refused before any work
     check_zeros(model)
     model = quantized_form(model)
     if not is_quantization_aware(model):
@@ -94,9 +97,11 @@ def export(
     else:
         wanted = [(spec.name, spec.shape[1:], spec.dtype) for spec in specs]
         samples, source = calibration_samples(calibration, wanted), "calibration"
+    fixed = static_shapes(specs, samples)
+    shapes = [fixed[spec.name] for spec in specs]
     _warn_of_vanishing_ranges(model)
     return write_artifact(
-        DeployedModel(deployment_model(model), specs, model, restored_grids(model)),
+        DeployedModel(deployment_model(model, shapes), specs, model),
         path,
         scheme="fake_quant",
         io=io,

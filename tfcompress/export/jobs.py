@@ -110,7 +110,7 @@ def convert(
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         _configure(converter, scheme, io, static, calibration)
         try:
-            content = converter.convert()
+            content = _converted(converter)
         except Exception as error:
             hint = _half_precision_hint(concrete)
             raise ConversionError(f"The TFLite converter gave up: {hint}{error}") from error
@@ -289,6 +289,22 @@ def _answers(
         name: np.concatenate([row[name] for row in rows])[:count]
         for name in sorted(rows[0], key=natural_order)
     }
+
+
+def _converted(converter: Any) -> bytes:
+    """What the converter writes, with inputs in float where nothing quantizes them."""
+    import tensorflow as tf
+
+    try:
+        content = converter.convert()
+    except ValueError as error:
+        if "Model input is not dequantized" not in str(error):
+            raise
+        # It leaves such inputs in float by itself, but not in files without any operator QUANTIZE,
+        # as where token ids in float are cast and look up what is quantized already.
+        converter.inference_input_type = tf.float32
+        content = converter.convert()
+    return bytes(content)
 
 
 def _configure(

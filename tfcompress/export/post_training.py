@@ -14,6 +14,7 @@ from tfcompress.export.conversion import SCHEMES, get_scheme
 from tfcompress.export.conversion_options import ConversionOptions
 from tfcompress.export.exporter import export
 from tfcompress.export.sources import predict
+from tfcompress.graph.flat import require_followed
 from tfcompress.quantization import schemes
 from tfcompress.quantization.post_training import PostTraining, quantize_post_training
 from tfcompress.quantization.schemes import SchemeLike
@@ -101,11 +102,13 @@ def keras_source(source: Any, safe_mode: bool = True) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is something else, whose layers are not known, or the file is refused.
+        ValueError: If it is something else, whose layers are not known, the file is refused, or the
+            `call` of a subclassed model cannot be traced.
     """
     import keras
 
     if isinstance(source, keras.Model):
+        require_followed(source)
         return source
     if isinstance(source, str | PathLike) and Path(source).suffix in (".keras", ".h5", ".hdf5"):
         file = Path(source).expanduser()

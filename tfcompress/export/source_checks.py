@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ _SIDE_EFFECTS = frozenset(
 # Classes that hold the ranges of activations, of tfcompress and of tfmot.
 _QUANTIZERS = ("tfcompress>ActivationQuantizer", "QuantizeWrapper")
 
+# Where a `.keras` file has its weights, and among them the ranges of `QuantizedTwin`.
+_WEIGHTS, _TWIN = "model.weights.h5", "_tfcompress_quantization"
+
 
 @dataclass(frozen=True)
 class Header:
@@ -42,6 +46,54 @@ class Header:
     def is_quantization_aware(self) -> bool:
         """Whether the model was trained quantized, by tfcompress or tfmot, and has ranges."""
         return any(name in str(self.config) for name in _QUANTIZERS)
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether a path is the folder of a SavedModel."""
+    return any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt"))
+
+
+def refuse_own_source(source: Any, path: str | PathLike[str]) -> None:
+    """Refuse to write a file over the model that it is made from.
+
+    Args:
+        source: A model, or the path of one.
+        path: The file to write.
+
+    Raises:
+        ValueError: If they are the same file, or the file would lie in a SavedModel.
+    """
+    if not isinstance(source, str | PathLike):
+        return
+    given, target = Path(source).expanduser().resolve(), Path(path).expanduser().resolve()
+    same = given == target or (given.exists() and target.exists() and given.samefile(target))
+    if same or (is_saved_model(given) and given in target.parents):
+        relation = "is the source" if same else "lies in the folder of the source"
+        raise ValueError(
+            f"The output {relation}, which must stay as it is. Give the path of another file. "
+            f"Received: source={str(source)!r}, path={str(path)!r}"
+        )
+
+
+def refuse_signature(source: Any, signature: str | None) -> None:
+    """Refuse the name of a signature for what has none to choose from.
+
+    Args:
+        source: A model, or the path of one.
+        signature: What was asked for, or None.
+
+    Raises:
+        ValueError: If `source` is no folder.
+    """
+    is_path = isinstance(source, str | PathLike)
+    if signature is None or (is_path and not Path(source).expanduser().is_file()):
+        return
+    given = str(source) if is_path else f"{type(source).__module__}.{type(source).__name__}"
+    raise ValueError(
+        "`signature` (`--signature`) chooses among the signatures of a SavedModel; Keras models, "
+        "their files and `.tflite` files have none to choose from. Leave it out, or give the "
+        f"folder of a SavedModel. Received: signature={signature!r} for {given}"
+    )
 
 
 def check_size(path: Path) -> None:
@@ -97,6 +149,30 @@ def read_header(path: Path) -> Header:
         return Header(_text(version))
     _check_config_size(path, len(config))
     return Header(_text(version), json.loads(config))
+
+
+def has_callback_ranges(path: Path) -> bool:
+    """Whether a file has ranges that `callbacks.QuantizationAwareTraining` learned.
+
+    Args:
+        path: A file of any kind.
+
+    Returns:
+        The answer; False if the file is damaged, which loading it will report.
+    """
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        return False
+    import h5py
+
+    try:
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open(_WEIGHTS) as content,
+            h5py.File(content, "r") as weights,
+        ):
+            return _TWIN in weights
+    except (KeyError, OSError, zipfile.BadZipFile):
+        return False
 
 
 def refuse_code(path: Path, header: Header) -> None:

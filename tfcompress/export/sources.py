@@ -23,6 +23,8 @@ from tfcompress.export.conversion import (
 )
 from tfcompress.export.float_file import FloatFile
 from tfcompress.export.jobs import write_saved_model
+from tfcompress.export.source_checks import is_saved_model
+from tfcompress.export.verification import require_finite
 from tfcompress.export.worker import ConversionError, default_worker
 from tfcompress.graph.model_inputs import call_flat, model_inputs
 
@@ -78,7 +80,9 @@ class LiveModel:
         # The model itself answers, so that saving and loading it is part of what is proven.
         samples = settings.pop("samples")
         given = [samples[spec.name] for spec in self.inputs]
-        references = predict(self.model if self.reference is None else self.reference, given)
+        model = self.model if self.reference is None else self.reference
+        references = predict(model, given)
+        require_finite(dict(enumerate(references)), _weights_to_check(model))
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
             try:
                 file = Path(folder) / "model.keras"
@@ -139,17 +143,15 @@ def open_source(
     Raises:
         TypeError: If `source` is none of these.
         FileNotFoundError: If there is nothing at a path.
-        ValueError: If a model was never built, a file has another suffix, or the signature is
-            unknown.
+        ValueError: If a model was never built or cannot be traced, a file has another suffix, or
+            the signature is unknown.
         ConversionError: If a file cannot be loaded.
     """
     if isinstance(source, str | PathLike):
         path = Path(source).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"There is no such model. Received: {path}")
-        if path.is_dir() and not any(
-            (path / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt")
-        ):
+        if path.is_dir() and not is_saved_model(path):
             raise ValueError(
                 f"A folder must be a SavedModel, which holds a `saved_model.pb`. Received: {path}"
             )
@@ -166,6 +168,9 @@ def open_source(
         return SavedModel(path, signature, described, safe_mode)
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(source, keras.Model):
+        from tfcompress.graph.flat import require_followed
+
+        require_followed(source)
         return LiveModel(source, [InputSpec(*entry) for entry in model_inputs(source)])
     raise TypeError(
         "`source` must be a Keras 3 or tf_keras model, a `.keras`, `.h5` or float `.tflite` file, "
@@ -182,6 +187,17 @@ def _needs_this_process(error: Exception) -> bool:
     if isinstance(error, ConversionError):
         return error.returncode is None and "cannot be loaded" in str(error)
     return "get_config" in str(error) or isinstance(error, NotImplementedError)
+
+
+def _weights_to_check(model: Any) -> str:
+    """Where values that are not finite come from: the first weights that hold some, or the data."""
+    from keras import ops
+
+    for variable in model.variables:
+        if "float" in variable.dtype and not ops.all(ops.isfinite(variable.value)):
+            name = "/".join(variable.path.split("/")[-2:])
+            return f"The first weights that are not finite are '{name}'."
+    return "Its weights are finite: check the samples."
 
 
 def predict(model: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

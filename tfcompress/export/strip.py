@@ -10,6 +10,7 @@ from keras import ops
 
 from tfcompress.export.deployment import is_quantization_aware
 from tfcompress.graph import Node, flatten, keras_internals
+from tfcompress.graph.flat import require_keras_model
 from tfcompress.graph.rebuild import LayerCopies, copy_variables, rebuild
 from tfcompress.pruning import apply_masks
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
@@ -35,8 +36,9 @@ def strip(model: keras.Model) -> keras.Model:
         subclassed model, come back as one flat Functional model.
 
     Raises:
-        ValueError: If applying the masks would change what the model computes, because masked
-            weights are no longer zero; or if a subclassed model cannot be traced.
+        ValueError: If `model` is no Keras model; if applying the masks would change what the model
+            computes, because masked weights are no longer zero; or if a subclassed model cannot be
+            traced.
 
     Example:
 
@@ -44,6 +46,7 @@ def strip(model: keras.Model) -> keras.Model:
     tfcompress.strip(pruned).save("pruned.keras")
     ```
     """
+    require_keras_model(model)
     check_zeros(model)
     model = quantized_form(model)
     if is_quantization_aware(model):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ class FidelityError(ValueError):
         self.fidelity = fidelity
 
 
+class NonFiniteModelError(FidelityError):
+    """The model itself answers with NaN or infinity, so nothing can be said of a file of it."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How far a file may be from its model.
@@ -47,12 +53,20 @@ class Tolerance:
         min_sqnr: Least signal-to-quantization-noise ratio in dB, over all outputs. At 0 dB a
             constant would be as good. Not applied where the noise is within 4 quanta, or within
             `tail_quanta`.
+
+    Raises:
+        ValueError: If a limit is no number, or a difference below 0.
     """
 
     max_quanta: float | None = None
     tail_quanta: float | None = None
     max_relative: float | None = None
     min_sqnr: float | None = None
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            lowest = -math.inf if limit.name == "min_sqnr" else 0.0
+            _check_limit(f"`Tolerance.{limit.name}`", getattr(self, limit.name), lowest)
 
     @classmethod
     def of(cls, value: Tolerance | float | None, scheme: str) -> Tolerance:
@@ -68,9 +82,13 @@ class Tolerance:
         * `"float32"`: 1e-4 of the largest value, which is reordered float arithmetic.
         * post-training schemes: 0 dB. They differ from the float model by design, and how far
           they may is the user's decision; only garbage is refused.
+
+        Raises:
+            ValueError: If `value` is neither a `Tolerance` nor a number of at least 0.
         """
         if isinstance(value, Tolerance):
             return value
+        _check_limit("`tolerance`", value, 0.0)
         if value is not None:
             return cls(max_quanta=float(value), max_relative=float(value))
         if scheme == "fake_quant":
@@ -176,7 +194,7 @@ def verify(
 
     Raises:
         FidelityError: If outputs are not finite, or differ by more than the tolerance.
-        ValueError: If the references do not belong to the file.
+        ValueError: If `tolerance` is invalid, or the references do not belong to the file.
         ConversionError: If the file cannot be run, or crashed the child process.
 
     Example:
@@ -191,12 +209,7 @@ def verify(
     inspection = inspect_file(path)
     steps = inspection.output_steps
     references = _named(reference_outputs, [spec.name for spec in inspection.outputs])
-    for name, values in references.items():
-        if not np.all(np.isfinite(values)):
-            raise FidelityError(
-                f"The model itself answers with NaN or infinity (output {name!r}), so there is "
-                "nothing to compare the file with. Check its weights and the samples."
-            )
+    require_finite(references)
     started = time.monotonic()
     answers = _run(child, path, samples, "auto", time_limit)
     seconds = time.monotonic() - started
@@ -220,6 +233,26 @@ def verify(
     if portable is not None:
         _judge(portable, limits, "reference", fidelity, slack=1)
     return fidelity
+
+
+def require_finite(
+    references: Mapping[Any, np.ndarray], advice: str = "Check its weights and the samples."
+) -> None:
+    """Raise if a model's own answers leave nothing to compare a file with.
+
+    Args:
+        references: The answers, by the name or number of the output.
+        advice: A sentence on where to look.
+
+    Raises:
+        NonFiniteModelError: If one of them holds NaN or infinity.
+    """
+    for name, values in references.items():
+        if not np.all(np.isfinite(values)):
+            raise NonFiniteModelError(
+                f"The model itself answers with NaN or infinity (output {name!r}), so there is "
+                f"nothing to compare the file with. {advice}"
+            )
 
 
 def random_samples(
@@ -339,6 +372,16 @@ def _kernel_facts(fidelity: Fidelity) -> dict[str, Any]:
         "max_relative": fidelity.max_relative,
         "samples": fidelity.samples,
     }
+
+
+def _check_limit(name: str, value: Any, lowest: float) -> None:
+    if value is None:
+        return
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not float(value) >= lowest:  # NaN is no limit either
+        least = "" if math.isinf(lowest) else f" of at least {lowest:g}"
+        kinds = ", a `Tolerance` or None" if name == "`tolerance`" else " or None"
+        raise ValueError(f"{name} must be a number{least}{kinds}. Received: {value!r}")
 
 
 def _exceeds(measured: float | None, limit: float | None, slack: float) -> bool:

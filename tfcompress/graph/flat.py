@@ -162,11 +162,7 @@ def flatten(model: keras.Model) -> Graph:
         print(node.name, node.type_name, node.outputs[0].shape)
     ```
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            "Expected a Keras 3 model. "
-            f"Received: {model!r} (of type {type(model).__module__}.{type(model).__qualname__})"
-        )
+    require_keras_model(model)
     functional = _functional(model)
     reader = _Reader()
     inputs = {
@@ -183,6 +179,41 @@ def flatten(model: keras.Model) -> Graph:
         output_structure=outputs,
         nodes=reader.nodes,
     )
+
+
+def require_keras_model(model: Any) -> None:
+    """Raise if something else was given in the place of a model.
+
+    Raises:
+        ValueError: If `model` is not a Keras model.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "Expected a Keras 3 model. "
+            f"Received: {model!r} (of type {type(model).__module__}.{type(model).__qualname__})"
+        )
+
+
+def require_followed(model: keras.Model) -> None:
+    """Raise if Keras could not follow the `call` of a subclassed model when it was first called.
+
+    Such a model has weights, but the shapes of its inputs are not known.
+
+    Args:
+        model: A Keras model of any kind, built or not.
+
+    Raises:
+        UntraceableModelError: If it is one of these.
+    """
+    if keras_internals.functional_of(model) is not None or not (model.built and model.weights):
+        return
+    if model.get_build_config() is None:
+        # Keras keeps the exception to itself where a call on values builds the layers.
+        cause = (
+            "Keras tried when the model was first called, and failed, as it does at a Python "
+            "branch on tensor values and in code that is not made of Keras operations"
+        )
+        raise UntraceableModelError(_untraceable(model, cause))
 
 
 class _Reader:
@@ -301,6 +332,7 @@ def _functional(model: keras.Model) -> keras.Model:
 
 
 def _symbolic_inputs(model: keras.Model) -> Any:
+    require_followed(model)
     shapes = (model.get_build_config() or {}).get("input_shape")
     if shapes is None:
         raise UntraceableModelError(

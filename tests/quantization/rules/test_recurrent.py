@@ -99,6 +99,53 @@ def test_exported_forms_are_integer_and_within_two_quanta(models, tmp_path, quan
     assert {name: share for name, share in off.items() if share > 0.02} == {}
 
 
+def open_forms(x):
+    """Recurrent layers behind an open number of steps, also in the middle of a network."""
+    middle = layers.Conv1D(4, 2, activation="relu", name="middle")(x)
+    sequences = {"return_sequences": True}
+    return {
+        "lstm": layers.Dense(2)(layers.LSTM(4, **sequences)(x)),
+        "gru": layers.GRU(4)(middle),
+        "simple": layers.SimpleRNN(4)(layers.Activation("sigmoid")(middle)),
+        "bidirectional": layers.Bidirectional(layers.GRU(3, **sequences))(middle),
+        "in_float": layers.GRU(3, name="excluded")(x),
+    }
+
+
+def test_open_number_of_steps_is_taken_from_the_samples(tmp_path, quanta):
+    x = keras.Input((None, FEATURES), name="rows")
+    model = keras.Model(x, open_forms(x))
+    perturb(model)
+    data = X[:48]
+    scheme = {"default": "int8", "excluded": "float"}
+    qat = tfc.quantize_aware(model, scheme, calibration=data, verbose=False)
+    path = tmp_path / "open.tflite"
+    artifact = tfc.export(qat, path, io="float32", calibration=data, tolerance=np.inf)
+    assert artifact.inputs[0].shape == (1, STEPS, FEATURES)
+    assert [row["operation"] for row in artifact.plan_skipped] == ["excluded"]
+    assert "WHILE" not in artifact.ops
+    found = quanta(artifact, data, qat.predict(data, verbose=0))
+    found.pop("in_float")
+    assert {name: q.max() for name, q in found.items() if q.max() > 2.01} == {}
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"give `calibration` samples.*\(None, None, 8\)"):
+        tfc.export(qat, path)
+    assert path.read_bytes() == before
+
+
+def test_open_number_of_steps_after_training(tmp_path):
+    model = keras.Sequential([keras.Input((None, FEATURES)), layers.LSTM(4), layers.Dense(1)])
+    artifact = tfc.convert(model, tmp_path / "open.tflite", "w4a8", X)
+    assert artifact.inputs[0].shape == (1, STEPS, FEATURES)
+    assert artifact.float_islands == []
+
+
+def test_steps_that_no_input_fixes_are_refused():
+    cell = {"hidden": ActivationQuantizer(fixed_range=(-1, 1))}
+    with pytest.raises(ValueError, match=r"number of its steps.*\(None, None, 4\)"):
+        UnrolledLoop(cell).run(lambda x, states: (x, states), keras.Input((None, 4)), None, False)
+
+
 def masked_forms(tokens, mask):
     """Recurrent layers that pass over steps."""
     sequences = {"return_sequences": True}

@@ -250,6 +250,12 @@ class UnrolledLoop(Loop):
 def _unstacked(sequence: Any) -> list[Any]:
     if isinstance(sequence, tuple):
         return list(zip(*map(_unstacked, sequence), strict=True))
+    if sequence.shape[1] is None:
+        raise ValueError(
+            "A recurrent layer is exported step by step, so the number of its steps must follow "
+            "from the shapes of the model's inputs. Fix it in the model, for example by a "
+            f"`Reshape` in front of the layer. Received: a sequence of shape {sequence.shape}"
+        )
     return list(ops.unstack(sequence, axis=1))
 
 
