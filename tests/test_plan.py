@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.callbacks import MagnitudePruning
+from tfcompress.callbacks import MagnitudePruning, StructuredPruning
 from tfcompress.plan import Plan
 
 
@@ -134,3 +134,34 @@ def test_sections_of_a_recipe_are_enough():
     assert {"prune", "quantize"} <= set(frame.columns)
     with pytest.raises(ValueError, match="sparsity"):
         tfc.plan(model, {"prune": {"sparsty": 0.5}})
+
+
+def test_channels_and_layers_that_may_go_are_in_the_plan():
+    x = inputs = keras.Input((8, 8, 4), name="image")
+    for number in (1, 2):
+        y = layers.Conv2D(4, 3, padding="same", name=f"conv{number}")(x)
+        x = layers.Add(name=f"add{number}")([x, layers.ReLU()(y)])
+    x = layers.Dense(8, name="inner")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+
+    by_name = rows(tfc.plan(model, StructuredPruning(macs=0.5)))
+    assert by_name["weight", "inner/kernel"].actions == {"shrink": {"macs": 0.5, "of": "inner (8)"}}
+    joined = "Add 'add1' joins them to 'image', which stays"
+    assert by_name["weight", "conv1/kernel"].skipped == {"shrink": joined}
+    assert by_name["weight", "out/bias"].skipped == {"shrink": "output 'out' of the model"}
+
+    recipe = {
+        "remove_layers": {"n": 1},
+        "shrink": {"macs": 0.5, "criterion": "taylor"},
+        "prune": {"sparsity": 0.5},
+    }
+    plan = tfc.plan(model, recipe)
+    assert set(plan.techniques) == {"remove_layers", "shrink", "prune"}
+    by_name = rows(plan)
+    assert by_name["weight", "conv2/bias"].actions["remove_layers"] == {
+        "n": 1,
+        "perhaps with": "add2",
+    }
+    assert "not in a part" in by_name["weight", "out/kernel"].skipped["remove_layers"]
+    assert by_name["weight", "inner/kernel"].actions.keys() == {"shrink", "prune"}
+    assert Plan.from_yaml(plan.to_yaml()) == plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -221,9 +221,10 @@ def plan(model: keras.Model, recipe: Any) -> Plan:
 
     Args:
         model: A built Keras model.
-        recipe: What to do: a recipe, its path or dict, of which the sections `prune` and
-            `quantize` are enough; a quantization scheme, its name, or a dict of schemes by layer; a
-            `tfcompress.callbacks.MagnitudePruning`; or a list of these.
+        recipe: What to do: a recipe, its path or dict, of which the sections `remove_layers`,
+            `shrink`, `prune` and `quantize` are enough; a quantization scheme, its name, or a dict
+            of schemes by layer; a `tfcompress.callbacks.MagnitudePruning` or `StructuredPruning`;
+            or a list of these. Shapes are those of the model as it is.
 
     Returns:
         One row for each weight tensor and, where quantization is part of it, each activation.
@@ -239,28 +240,33 @@ def plan(model: keras.Model, recipe: Any) -> Plan:
     ```
     """
     from tfcompress.pruning.plan import pruning_rows
+    from tfcompress.pruning.structured.plan import channel_rows
     from tfcompress.quantization.plan import plan_quantization
+    from tfcompress.restructure.plan import removal_rows
 
-    parts = []
-    for technique, settings in _techniques(recipe):
-        if technique == "prune":
-            parts.append(pruning_rows(model, settings))
-        else:
-            parts.append(plan_quantization(model, settings))
+    rows_of: dict[str, Callable[[keras.Model, Any], Plan]] = {
+        "remove_layers": lambda model, settings: removal_rows(model, **settings),
+        "shrink": channel_rows,
+        "prune": pruning_rows,
+        "quantize": plan_quantization,
+    }
+    parts = [rows_of[name](model, settings) for name, settings in _techniques(recipe)]
     return merged(model.name, parts)
 
 
 def _techniques(recipe: Any) -> list[tuple[str, Any]]:
-    """Break a recipe up into `("prune", callback)` and `("quantize", scheme)`."""
+    """Break a recipe up into `("prune", callback)`, `("quantize", scheme)` and the like."""
     import os
 
-    from tfcompress.callbacks import MagnitudePruning
+    from tfcompress.callbacks import MagnitudePruning, StructuredPruning
     from tfcompress.quantization import schemes
 
     if isinstance(recipe, (list, tuple)):
         return [pair for part in recipe for pair in _techniques(part)]
     if isinstance(recipe, MagnitudePruning):
         return [("prune", recipe)]
+    if isinstance(recipe, StructuredPruning):
+        return [("shrink", recipe)]
     if isinstance(recipe, (schemes.Scheme, schemes.SchemeMap)):
         return [("quantize", recipe)]
     is_path = isinstance(recipe, os.PathLike) or (
@@ -272,7 +278,12 @@ def _techniques(recipe: Any) -> list[tuple[str, Any]]:
 
     if isinstance(recipe, dict) and not Recipe.model_fields.keys() & recipe.keys():
         return [("quantize", schemes.get(recipe))]
-    if isinstance(recipe, dict) and recipe.keys() <= {"prune", "quantize"}:
+    if isinstance(recipe, dict) and recipe.keys() <= {
+        "remove_layers",
+        "shrink",
+        "prune",
+        "quantize",
+    }:
         # What else a recipe must have does not matter to a plan.
         rest = {"data": {"source": "digits"}, "model": {"path": "model.keras"}}
         recipe = {"version": 1, "name": "plan", **rest, **recipe}
@@ -282,5 +293,5 @@ def _techniques(recipe: Any) -> list[tuple[str, Any]]:
         return recipe.techniques()
     raise TypeError(
         "`recipe` must be a recipe (object, path or dict), a scheme or its name, a "
-        f"MagnitudePruning callback, or a list of these. Received: {recipe!r}"
+        f"MagnitudePruning or StructuredPruning callback, or a list of these. Received: {recipe!r}"
     )

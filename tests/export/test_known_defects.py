@@ -312,3 +312,13 @@ def test_vanishing_scales_do_not_take_the_process_along(tmp_path: Path):
         variable.assign(np.full(variable.shape, 1e-38))
     artifact = convert(model, tmp_path / "m.tflite", calibration=ROWS)
     assert artifact.fidelity.max_quanta == 0
+
+
+def test_lookups_belong_in_front_of_the_exported_model(tmp_path: Path):
+    lookup = keras.layers.IntegerLookup(vocabulary=[3, 5, 8])
+    inputs = keras.Input((4,), dtype="int64")
+    x = keras.layers.Embedding(lookup.vocabulary_size(), 3)(lookup(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+    tokens = RNG.integers(0, 9, (16, 4))
+    with pytest.raises(ConversionError, match=r"in a table, as StringLookup.*Leave these layers"):
+        convert(model, tmp_path / "m.tflite", calibration=tokens)

@@ -112,7 +112,7 @@ def convert(
         try:
             content = _converted(converter)
         except Exception as error:
-            hint = _half_precision_hint(concrete)
+            hint = _hint(concrete)
             raise ConversionError(f"The TFLite converter gave up: {hint}{error}") from error
     content = repaired(content)
     if scheme == "w4":
@@ -234,17 +234,24 @@ def _static_specs(specs: dict[str, Any], shapes: dict[str, list[int]]) -> dict[s
     }
 
 
-def _half_precision_hint(concrete: Any) -> str:
-    """A sentence for graphs that were traced in half precision, empty for others."""
+def _hint(concrete: Any) -> str:
+    """A sentence on what LiteRT has no kernels for in a graph, empty if nothing is known."""
     import tensorflow as tf
 
+    nodes = _nodes(concrete)
     halves = {tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
-    if not any(node.attr["T"].type in halves for node in _nodes(concrete)):
-        return ""
-    return (
-        "the graph computes in float16 or bfloat16, for which LiteRT has no kernels. Give the "
-        "Keras model or its `.keras` file, or save the graph of a float32 model. "
-    )
+    if any(node.attr["T"].type in halves for node in nodes):
+        return (
+            "the graph computes in float16 or bfloat16, for which LiteRT has no kernels. Give the "
+            "Keras model or its `.keras` file, or save the graph of a float32 model. "
+        )
+    if any(node.op.startswith("LookupTable") for node in nodes):
+        return (
+            "the model looks words or numbers up in a table, as StringLookup, IntegerLookup and "
+            "TextVectorization do, for which LiteRT has no kernels. Leave these layers out of the "
+            "exported model, and give it what they return. "
+        )
+    return ""
 
 
 def _nodes(concrete: Any) -> list[Any]:

@@ -45,16 +45,29 @@ def quantization_callback(section: QuantizeSection) -> QuantizationSchedule:
     )
 
 
-Technique = MagnitudePruning | schemes.Scheme | schemes.SchemeMap
+Technique = (
+    dict[str, Any] | StructuredPruning | MagnitudePruning | schemes.Scheme | schemes.SchemeMap
+)
 
 
 def techniques(recipe: Recipe) -> list[tuple[str, Technique]]:
-    """Return what a recipe does to a trained model, as `("prune", …)` and `("quantize", …)`.
+    """Return what a recipe does to a trained model, in the order in which it does it.
+
+    Returns:
+        Pairs: `("remove_layers", arguments)`, `("shrink", callback)`, `("prune", callback)` and
+        `("quantize", scheme)`, as far as the recipe has these sections.
 
     Raises:
         ValueError: If a schedule or scheme is unknown.
     """
     found: list[tuple[str, Technique]] = []
+    if (removal := recipe.remove_layers) is not None:
+        where = {"units": removal.units, "exclude": removal.exclude}
+        found.append(("remove_layers", {"target": removal.target, **where}))
+    if recipe.shrink is not None:
+        # Which weights it is about does not depend on the data of a criterion.
+        section = recipe.shrink.model_copy(update={"criterion": "l1"})
+        found.append(("shrink", structured_callback(section)))
     if recipe.prune is not None:
         found.append(("prune", pruning_callback(recipe.prune)))
     if recipe.quantize is not None:
