@@ -13,7 +13,7 @@ from keras import layers, ops
 from tfcompress.pruning.configured import Configured, choose
 from tfcompress.pruning.structured.coupling import Binding, Role
 from tfcompress.pruning.structured.groups import ChannelGroup, DependencyGroups
-from tfcompress.pruning.structured.measurement import measured_activity, measured_taylor
+from tfcompress.pruning.structured.measurement import TaylorMeter, measured_activity
 
 # Positions of an axis to one number each: shape (size of the axis,).
 Reading = Callable[[Binding], np.ndarray]
@@ -168,9 +168,14 @@ class ChannelTaylor(ChannelCriterion):
 
     needs_data = True
 
+    def __init__(self) -> None:
+        self._meter: TaylorMeter | None = None
+
     def scores(self, groups: DependencyGroups, data: Any = None) -> list[np.ndarray]:
         """The mean of squares."""
-        return measured_taylor(groups, data)
+        if self._meter is None or self._meter.groups is not groups:
+            self._meter = TaylorMeter(groups)
+        return self._meter.measure(data)
 
 
 class _Activity(ChannelCriterion):

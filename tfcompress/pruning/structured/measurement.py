@@ -75,41 +75,57 @@ class _GradientReader(keras.optimizers.Optimizer):
         self.assign(product, ops.cast(gradient * variable, product.dtype))
 
 
-def measured_taylor(groups: DependencyGroups, data: Any) -> list[np.ndarray]:
-    """The squared first-order change of the loss for each unit, averaged over batches.
+class TaylorMeter:
+    """Measures how the loss changes, to first order, when a unit goes.
+
+    The gradients are those of a copy, which is made and compiled once, however often a training
+    asks.
 
     Args:
         groups: The groups of a model that is compiled.
-        data: `(x, y)`, or an iterable of `(x, y)` batches.
 
     Raises:
         ValueError: If the model is not compiled.
     """
-    model = groups.model
-    if not getattr(model, "compiled", False):
-        raise ValueError(
-            f"The criterion 'taylor' needs the loss of '{model.name}', which is not compiled. Call "
-            "`model.compile(optimizer, loss)` first."
+
+    def __init__(self, groups: DependencyGroups) -> None:
+        model = groups.model
+        if not getattr(model, "compiled", False):
+            raise ValueError(
+                f"The criterion 'taylor' needs the loss of '{model.name}', which is not compiled. "
+                "Call `model.compile(optimizer, loss)` first."
+            )
+        self.groups = groups
+        self._copies = LayerCopies(groups.graph)
+        self._copy = self._copies.model()
+        config = model.get_compile_config() or {}
+        loss = keras.saving.deserialize_keras_object(config.get("loss"))
+        self._reader = _GradientReader()
+        self._copy.compile(
+            optimizer=self._reader, loss=loss, loss_weights=config.get("loss_weights")
         )
-    copies = LayerCopies(groups.graph)
-    copy = copies.model()
-    config = model.get_compile_config() or {}
-    loss = keras.saving.deserialize_keras_object(config.get("loss"))
-    reader = _GradientReader()
-    copy.compile(optimizer=reader, loss=loss, loss_weights=config.get("loss_weights"))
-    twins = copies.twins()
-    totals = [np.zeros(group.size) for group in groups.groups]
-    count = 0
-    for x, y in _batches(data):
-        copy.train_on_batch(x, y)
-        count += 1
-        products = {
-            id(variable): ops.convert_to_numpy(product)
-            for variable, product in zip(copy.trainable_variables, reader.products, strict=True)
-        }
-        for number, group in enumerate(groups.groups):
-            totals[number] += np.square(_summed(groups, group, twins, products))
-    return [total / max(1, count) for total in totals]
+
+    def measure(self, data: Any) -> list[np.ndarray]:
+        """The squared change for each unit of each group, averaged over batches.
+
+        Args:
+            data: `(x, y)`, or an iterable of `(x, y)` batches.
+
+        Raises:
+            ValueError: If there are no labels.
+        """
+        self._copies.copy_weights()
+        twins = self._copies.twins()
+        totals = [np.zeros(group.size) for group in self.groups.groups]
+        count = 0
+        for x, y in _batches(data):
+            self._copy.train_on_batch(x, y)
+            count += 1
+            pairs = zip(self._copy.trainable_variables, self._reader.products, strict=True)
+            products = {id(variable): ops.convert_to_numpy(product) for variable, product in pairs}
+            for total, group in zip(totals, self.groups.groups, strict=True):
+                total += np.square(_summed(self.groups, group, twins, products))
+        return [total / max(1, count) for total in totals]
 
 
 def _summed(
