@@ -53,7 +53,7 @@ def test_targets_are_shares_or_numbers(resnet, digits):
     macs = sum(count_macs(model).values())
     shorter = remove_layers(model, macs=0.8, ranking=ranking, verbose=False)
     assert sum(count_macs(shorter).values()) <= 0.8 * macs
-    one_less = remove_layers(model, n=1, ranking=ranking, verbose=False)
+    one_less = remove_layers(model, n=np.int64(1), ranking=ranking, verbose=False)
     assert (
         remove_layers(
             model, parameters=one_less.count_params(), ranking=ranking, verbose=False

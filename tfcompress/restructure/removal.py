@@ -11,6 +11,7 @@ from tfcompress.graph.bypass import bypassed, weights_in
 from tfcompress.graph.macs import count_macs
 from tfcompress.graph.rebuild import LayerCopies
 from tfcompress.graph.selection import Patterns
+from tfcompress.plain_numbers import plain_number
 from tfcompress.pruning.state import apply_masks, copy_masks
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
 from tfcompress.restructure.ranking import LayerRanking, rank_layers
@@ -105,7 +106,7 @@ def remove_layers(
 
 
 def _target(**targets: int | float | None) -> tuple[str, int | float]:
-    given = {name: value for name, value in targets.items() if value is not None}
+    given = {name: plain_number(value) for name, value in targets.items() if value is not None}
     if len(given) != 1:
         raise ValueError(
             f"Give exactly one of `n`, `parameters` and `macs`. Received: {given or 'none'}"
