@@ -146,7 +146,41 @@ class Biased(layers.MultiHeadAttention):
     """Some other attention."""
 
 
-@pytest.mark.parametrize("case", ["float mask", "open length", "mask over axes", "subclass"])
+def sequence_model(length):
+    """A decoder block and pooling by attention, over tokens of some length, of which 0 is none."""
+    keras.utils.set_random_seed(2)
+    tokens = keras.Input((length,), dtype="int32", name="tokens")
+    x = layers.Embedding(20, 8, mask_zero=True, name="embedding")(tokens)
+    attention = layers.GroupQueryAttention(4, 4, 2, name="attention")
+    x = layers.LayerNormalization(name="norm")(x + attention(x, x, use_causal_mask=True))
+    x = x + layers.MultiHeadAttention(2, 4, sliding_window=2, name="near")(x, x)
+    y = layers.EinsumDense("abc,cd->abd", (length, 8), "relu", bias_axes="d", name="einsum")(
+        layers.Embedding(20, 8, name="unmasked")(tokens)
+    )
+    x = layers.RMSNormalization(name="rms")(x + y)
+    x = layers.AdditiveAttention(name="additive")([x, x])
+    return keras.Model(tokens, layers.Dense(3, name="out")(layers.UnitNormalization()(x)))
+
+
+def test_open_lengths_are_quantized_like_fixed_ones(tmp_path):
+    tokens = DATA["tokens"]
+    fixed, opened = (sequence_model(length) for length in (6, None))
+    opened.set_weights(fixed.get_weights())
+    assert [row.tensor for row in tfc.plan(opened, "int8").left_out] == ["tokens"]
+    models = [tfc.quantize_aware(m, calibration=tokens, verbose=False) for m in (fixed, opened)]
+    for model in models:
+        model.compile("sgd", "mse")
+        model.fit(tokens, np.ones((SAMPLES, 6, 3)), batch_size=8, shuffle=False, verbose=0)
+    outputs = [ops.convert_to_numpy(model(tokens)) for model in models]
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
+    # Other lengths than the calibration's, too.
+    assert models[1](tokens[:, :4]).shape == (SAMPLES, 4, 3)
+    artifact = tfc.export(models[1], tmp_path / "open.tflite", calibration=tokens)
+    assert artifact.float_islands == []
+    assert artifact.fidelity.max_quanta <= 3
+
+
+@pytest.mark.parametrize("case", ["float mask", "mask over axes", "subclass"])
 def test_what_has_no_integer_form_is_named(case, capsys):
     x, plane = keras.Input((6, 8)), keras.Input((3, 4, 8))
     attention = layers.MultiHeadAttention(2, 4, name="attention")
@@ -154,10 +188,6 @@ def test_what_has_no_integer_form_is_named(case, capsys):
         mask = keras.Input((6, 6))
         model = keras.Model([x, mask], attention(x, x, attention_mask=mask))
         reason = "its attention_mask is float32"
-    elif case == "open length":
-        x = keras.Input((None, 8))
-        model = keras.Model(x, attention(x, x))
-        reason = "axes of no fixed size"
     elif case == "mask over axes":
         mask = keras.Input((3, 4, 3, 4), dtype="bool")
         model = keras.Model([plane, mask], attention(plane, plane, attention_mask=mask))

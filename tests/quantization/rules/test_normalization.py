@@ -115,7 +115,7 @@ def test_long_vectors_and_those_without_a_range_take_two_levels():
     ("layer", "shape", "reason"),
     [
         (layers.LayerNormalization(axis=1), (4, 4, 8), "only the last axes"),
-        (layers.LayerNormalization(), (None, 8), "no fixed size"),
+        (layers.GroupNormalization(2), (None, 8), "no fixed size"),
         (layers.GroupNormalization(2, axis=1), (4, 4, 8), "only the last axes"),
         (layers.LayerNormalization(), (5, 1), "single values"),
     ],

@@ -20,7 +20,7 @@ from tfcompress.quantization.rules.batched_product import batched_product
 from tfcompress.quantization.rules.channel_affine import channel_affine
 from tfcompress.quantization.rules.composed import BiasGrid, ComposedRule, Quantizers
 from tfcompress.quantization.rules.contraction import Contraction, product
-from tfcompress.quantization.rules.einsum import einsum_refusal, shape_refusal
+from tfcompress.quantization.rules.einsum import einsum_refusal
 from tfcompress.quantization.rules.registry import InnerRanges, register
 
 
@@ -30,13 +30,13 @@ class AttentionRule(ComposedRule, ABC):
     takes_named_inputs = True
 
     def refusal(self, node: Node) -> str | None:
-        """Open shapes, masks in float, and subclasses, which may compute something else."""
+        """Masks in float, and subclasses, which may compute something else."""
         if type(node.operation).__module__.partition(".")[0] != "keras":
             return f"{node.type_name} is a subclass that may compute something else than attention"
         mask = node.arguments.get("attention_mask")
         if isinstance(mask, Tensor) and mask.is_float:
             return f"its attention_mask is {mask.dtype}; give a mask of dtype bool or int32"
-        return shape_refusal(node)
+        return super().refusal(node)
 
     def quantizes_output(self, node: Node, index: int) -> bool:
         """The attention scores, if returned, have the range of the softmax."""
@@ -138,7 +138,7 @@ class MultiHeadAttentionRule(AttentionRule):
                 mask = keras_internals.mask_of(arguments[name])
             return None if mask is None else ops.expand_dims(mask, axis)
 
-        targets, sources = arguments["query"].shape[1], arguments["value"].shape[1]
+        targets, sources = (ops.shape(arguments[name])[1] for name in ("query", "value"))
         causal = causal_mask(targets, sources) if arguments.get("use_causal_mask") else None
         window = keras_internals.sliding_window(layer)
         near = None if window is None else window_mask(targets, sources, window)
@@ -184,22 +184,23 @@ class _Heads:
         self.others = [axis for axis in range(1, rank - 2) if axis not in self.attended]
         self.head, self.width = rank - 2, rank - 1
         self.groups = groups
-        self.shape: tuple[int | None, ...] = tuple(query.shape)
+        # Sizes, of which those of open lengths are scalar tensors in training.
+        self.shape: tuple[Any, ...] = ops.shape(query)
 
     def queries(self, x: Any) -> Any:
         """Shape (batch, groups, heads in a group * targets, width)."""
         self.heads = x.shape[self.head]
-        self.targets = [x.shape[axis] for axis in self.attended]
+        self.targets = [ops.shape(x)[axis] for axis in self.attended]
         x = ops.transpose(x, [0, *self.others, self.head, *self.attended, self.width])
         return ops.reshape(x, (-1, self.groups, self._rows, x.shape[-1]))
 
     @property
-    def _rows(self) -> int:
+    def _rows(self) -> Any:
         return self.heads // self.groups * math.prod(self.targets)
 
     def keys(self, x: Any) -> Any:
         """Shape (batch, groups, width, sources)."""
-        self.sources = [x.shape[axis] for axis in self.attended]
+        self.sources = [ops.shape(x)[axis] for axis in self.attended]
         width = x.shape[-1]
         x = ops.transpose(x, [0, *self.others, self.head, self.width, *self.attended])
         return ops.reshape(x, (-1, self.groups, width, math.prod(self.sources)))
@@ -257,7 +258,7 @@ class ScoredAttentionRule(AttentionRule):
         arguments = inspect.signature(layer.call).bind(inputs, *args, **kwargs).arguments
         query, value, key = inputs if len(inputs) == 3 else (*inputs, inputs[1])
         masks = arguments.get("mask") or [keras_internals.mask_of(x) for x in inputs]
-        targets, sources = query.shape[-2], key.shape[-2]
+        targets, sources = ops.shape(query)[-2], ops.shape(key)[-2]
         mask = causal_mask(targets, sources) if arguments.get("use_causal_mask") else None
         mask = both(mask, None if masks[1] is None else ops.expand_dims(masks[1], -2))
 
@@ -350,4 +351,4 @@ def _weighted_tanh(total: Any, factors: Any, quantizer: Quantizers) -> Any:
     arrays = np if isinstance(factors, (np.ndarray, np.generic)) else ops
     column = arrays.reshape(arrays.broadcast_to(factors, (features,)), (features, 1))
     sums = product(ops.reshape(values, (-1, features)), column)
-    return ops.reshape(sums, (-1, *values.shape[1:-1]))
+    return ops.reshape(sums, (-1, *ops.shape(values)[1:-1]))

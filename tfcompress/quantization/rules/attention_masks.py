@@ -16,15 +16,27 @@ MASKED_DISTANCE = 12.0
 _LARGE = 3e4  # within float16
 
 
-def causal_mask(targets: int, sources: int) -> np.ndarray:
+def causal_mask(targets: Any, sources: Any) -> Any:
     """Shape (1, targets, sources): no place looks at later ones."""
-    return np.tri(targets, sources, dtype="bool")[None]
+    return _distances(targets, sources) >= 0
 
 
-def window_mask(targets: int, sources: int, window: int) -> np.ndarray:
+def window_mask(targets: Any, sources: Any, window: int) -> Any:
     """Shape (1, targets, sources): places look less than `window` places far."""
-    distance = np.arange(targets)[:, None] - np.arange(sources)[None]
-    return (np.abs(distance) < window)[None]
+    distances = _distances(targets, sources)
+    return (distances < window) & (distances > -window)
+
+
+def _distances(targets: Any, sources: Any) -> Any:
+    """How far places lie behind those they look at: an array, or a tensor of open lengths.
+
+    Args:
+        targets: Number of places that look, an int or a scalar tensor.
+        sources: Number of places that they look at, likewise.
+    """
+    fixed = isinstance(targets, int) and isinstance(sources, int)
+    arange = np.arange if fixed else ops.arange
+    return arange(targets)[None, :, None] - arange(sources)[None, None, :]
 
 
 def both(*masks: Any) -> Any:

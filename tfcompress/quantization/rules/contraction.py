@@ -96,7 +96,7 @@ class Contraction:
         """`einsum(equation, x, kernel) + bias`.
 
         Args:
-            x: The input, of a fixed shape apart from its first axis.
+            x: The input, of fixed sizes along the axes that are summed over.
             kernel: The kernel; an array for an exported graph.
             bias: A bias of the output channels, in the shape that `EinsumDense` gives it.
                 Defaults to None.
@@ -108,7 +108,8 @@ class Contraction:
         Returns:
             A tensor with the axes of `target`.
         """
-        sizes = dict(zip(self.kernel + self.source, (*kernel.shape, *x.shape), strict=True))
+        # Axes that the kernel has as well are of fixed size, others may be open in training.
+        sizes = dict(zip(self.source + self.kernel, (*ops.shape(x), *kernel.shape), strict=True))
         features = math.prod(sizes[axis] for axis in self.contracted)
         channels = math.prod(sizes[axis] for axis in self.channels)
         rows = _transposed(x, self.source, self.free + self.contracted)

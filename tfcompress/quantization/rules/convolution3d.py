@@ -8,8 +8,8 @@ from keras import layers, ops
 
 from tfcompress.export.convolutions import PlaneConv2D
 from tfcompress.graph import Node
-from tfcompress.quantization.rules.einsum import shape_refusal
 from tfcompress.quantization.rules.linear import ConvolutionRule, LinearRule, deployed_activation
+from tfcompress.quantization.rules.refusals import OPEN_SHAPE
 from tfcompress.quantization.rules.registry import register
 
 
@@ -23,7 +23,7 @@ class Conv3DRule(ConvolutionRule):
 
     def refusal(self, node: Node) -> str | None:
         """Open shapes, besides what all convolutions refuse."""
-        return super().refusal(node) or shape_refusal(node)
+        return super().refusal(node) or (OPEN_SHAPE if None in node.inputs[0].shape[1:] else None)
 
     def folds_batchnorm(self, node: Node) -> bool:
         """A reshape stands between."""

@@ -17,7 +17,7 @@ from tfcompress.quantization.rules.activations import (
 )
 from tfcompress.quantization.rules.composed import ComposedRule, Quantizers
 from tfcompress.quantization.rules.contraction import Contraction
-from tfcompress.quantization.rules.refusals import LORA, OPEN_SHAPE
+from tfcompress.quantization.rules.refusals import LORA
 from tfcompress.quantization.rules.registry import InnerRanges, Rule, register
 
 PRODUCT = "product"
@@ -38,13 +38,6 @@ def einsum_refusal(layer: keras.layers.EinsumDense, rank: int) -> str | None:
     return None
 
 
-def shape_refusal(node: Node) -> str | None:
-    """Why the shapes of a node's float inputs have no integer form, or None."""
-    if any(None in tensor.shape[1:] for tensor in node.inputs if tensor.is_float):
-        return OPEN_SHAPE
-    return None
-
-
 @register(layers.EinsumDense)
 class EinsumDenseRule(ComposedRule):
     """One fully connected operation, between reshapes and transpositions.
@@ -58,9 +51,9 @@ class EinsumDenseRule(ComposedRule):
         return [(layer.kernel, Contraction.of(layer.equation, rank).channel_axes)]
 
     def refusal(self, node: Node) -> str | None:
-        """Kernels that differ along an axis of input and output, and open shapes."""
+        """Kernels that differ along an axis of input and output."""
         layer = node.operation
-        reason = einsum_refusal(layer, len(node.inputs[0].shape)) or shape_refusal(node)
+        reason = einsum_refusal(layer, len(node.inputs[0].shape))
         return reason or activation_refusal(layer.activation)
 
     def fixed_range(self, node: Node) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ the vector of the chunks' norms.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -157,6 +158,10 @@ class SampleNormalizationRule(ComposedRule):
         """The axes that a layer normalizes over, from 0, in order."""
         return sorted(axes_of(layer.axis, rank))
 
+    def counted(self, axes: list[int], rank: int) -> Iterable[int]:
+        """The axes whose sizes say how many values are normalized together."""
+        return axes
+
     def size(self, layer: Any, shape: tuple[int | None, ...]) -> int:
         """The number of values that are normalized together."""
         return math.prod(shape[axis] or 0 for axis in self.axes(layer, len(shape)))
@@ -166,10 +171,10 @@ class SampleNormalizationRule(ComposedRule):
         return UnitVector(self.size(layer, shape), getattr(layer, "epsilon", 0.0), self.centers)
 
     def refusal(self, node: Node) -> str | None:
-        """Open shapes, and other axes than the last ones."""
+        """Open sizes of what is normalized together, and other axes than the last ones."""
         shape = node.inputs[0].shape
         axes = self.axes(node.operation, len(shape))
-        if None in shape[1:]:
+        if any(shape[axis] is None for axis in self.counted(axes, len(shape))):
             return OPEN_SHAPE
         if axes != list(range(len(shape) - len(axes), len(shape))) or axes[0] == 0:
             return f"axis {node.operation.axis} has no integer form; only the last axes have one"
@@ -219,13 +224,12 @@ class LayerNormalizationRule(SampleNormalizationRule):
         **kwargs: Any,
     ) -> Any:
         """Rows of all normalized axes, and back."""
-        shape = inputs.shape
-        unit = self.unit(layer, shape)
+        unit = self.unit(layer, inputs.shape)
         rows = ops.reshape(inputs, (-1, unit.size))
         rows = self.normalized_rows(quantizer, rows, unit)
         root, step = math.sqrt(unit.size), quantizer.bias_unit("normalized")
         outputs = scaled_channels(rows, *self.gain(layer), root, step)
-        return ops.reshape(outputs, (-1, *shape[1:]))
+        return ops.reshape(outputs, (-1, *ops.shape(inputs)[1:]))
 
 
 @register(layers.RMSNormalization)
@@ -248,6 +252,10 @@ class GroupNormalizationRule(SampleNormalizationRule):
     def axes(self, layer: Any, rank: int) -> list[int]:
         """The channels: its groups are normalized over all others as well."""
         return [layer.axis % rank]
+
+    def counted(self, axes: list[int], rank: int) -> Iterable[int]:
+        """All but the batch."""
+        return range(1, rank)
 
     def size(self, layer: Any, shape: tuple[int | None, ...]) -> int:
         """All values of a group."""
@@ -313,7 +321,6 @@ class UnitNormalizationRule(SampleNormalizationRule):
         **kwargs: Any,
     ) -> Any:
         """Rows of all normalized axes, and back."""
-        shape = inputs.shape
-        unit = self.unit(layer, shape)
+        unit = self.unit(layer, inputs.shape)
         rows = unit(ops.reshape(inputs, (-1, unit.size)), quantizer)
-        return ops.reshape(rows, (-1, *shape[1:]))
+        return ops.reshape(rows, (-1, *ops.shape(inputs)[1:]))

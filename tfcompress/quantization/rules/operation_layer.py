@@ -28,6 +28,8 @@ class OperationLayer(keras.layers.Layer):
         kwargs.setdefault("name", operation.name)
         super().__init__(**kwargs)
         keras_internals.take_constants(self)
+        # An operation drops masks without the warning that a layer gives.
+        self.supports_masking = True
         self.operation = operation
         self.constants = tuple(constants)
 
@@ -40,6 +42,9 @@ class OperationLayer(keras.layers.Layer):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """What the operation makes of its arguments."""
         return self.operation(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        """None, as of an operation."""
 
     def plain(self) -> keras.Operation:
         """A new operation like the one inside."""
