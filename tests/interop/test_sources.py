@@ -56,6 +56,24 @@ def test_keras_2_model_that_cannot_be_rebuilt_is_traced(tf_keras, tmp_path):
     assert_computes(artifact, model(X))
 
 
+def test_subclassed_keras_2_model_is_traced_as_it_was_called(tf_keras, tmp_path):
+    class Subclassed(tf_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = tf_keras.layers.Conv2D(2, 3)
+
+        def call(self, x):
+            return self.convolution(x["image"]) if isinstance(x, dict) else self.convolution(x)
+
+    model = Subclassed()
+    with pytest.raises(ValueError, match="never built"):
+        convert(model, tmp_path / "m.tflite", "float32")
+    for data in (X, {"image": X}):
+        model = Subclassed()
+        expected = model(data).numpy()
+        assert_computes(convert(model, tmp_path / "m.tflite", "float32"), expected)
+
+
 def test_tf1_saved_model(tmp_path):
     import tensorflow as tf
 

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import tfcompress as tfc
+from tfcompress.evaluation.litert import LiteRTModel
 from tfcompress.quantization import SchemeMap, schemes
 from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 from tfcompress.quantization.integer_arithmetic import short_scale
@@ -143,6 +144,28 @@ def test_excluded_layers_stay_float_with_what_fuses_with_them():
     for part in [*quantizers_of(qat), *wrappers_of(qat)]:
         part.quantizing = False
     np.testing.assert_allclose(qat(X), float_model(X), atol=1e-6)
+
+
+def test_an_excluded_layer_that_makes_an_output_keeps_its_precision(tmp_path):
+    float_model = model()
+    qat = tfc.quantize_aware(float_model, {"head": None}, calibration=X, verbose=False)
+    assert "head_quantizer" not in [layer.name for layer in qat.layers]
+    for io in ("int8", "float32"):
+        artifact = tfc.export(qat, tmp_path / "m.tflite", io=io, calibration=X)
+        assert artifact.outputs[0].dtype == "float32"
+        assert all("head" in name or "Partitioned" in name for name in artifact.float_islands)
+        expected = ops.convert_to_numpy(qat(X))
+        np.testing.assert_allclose(LiteRTModel(artifact).predict(X), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="input 'image' of the model cannot be left in float"):
+        tfc.plan(float_model, {"default": "int8", "image": None})
+
+
+def test_artifacts_name_their_schemes(tmp_path):
+    for scheme, name in (("w4a8", "w4a8"), ({"head": "w4a8"}, "int8+w4a8")):
+        qat = tfc.quantize_aware(model(), scheme, calibration=X, verbose=False)
+        artifact = tfc.export(qat, tmp_path / "m.tflite", calibration=X)
+        assert artifact.scheme == type(artifact).load(artifact.path).scheme == name
+        assert f"scheme      {name}, int8" in str(artifact)
 
 
 def test_default_none_quantizes_only_what_is_named():

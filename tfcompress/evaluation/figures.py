@@ -109,7 +109,12 @@ FIGURES = (
         "gzip_bytes", "gzip", "Size", -1, "bytes", "Size of the file after gzip -9.", "relative"
     ),
     Figure(
-        "ratio", "smaller", "Size", 1, "times", "How many times smaller the file is than the first."
+        "ratio",
+        "smaller",
+        "Size",
+        1,
+        "times",
+        "How many times smaller the file is than the first file.",
     ),
     Figure(
         "gzip_ratio",

@@ -40,7 +40,8 @@ class Artifact:
 
     Args:
         path: The `.tflite` file.
-        scheme: How it is quantized, for example `"int8"`.
+        scheme: How it is quantized, for example `"int8"`; of layers with several schemes the names
+            of all, as in `"int8+w4a8"`.
         io: Type of its quantized inputs and outputs, for example `"int8"`.
         bytes: File size.
         gzip_bytes: Size after gzip at level 9.
@@ -219,7 +220,8 @@ class Artifact:
             ("ops", ", ".join(f"{name} {count}" for name, count in self.ops.items())),
             ("weights", f"{self.parameters:,} parameters, {zeros:.1%} of them zero"),
         ]
-        if SCHEMES[self.scheme].integer:
+        # Schemes of layers are all of integers.
+        if self.scheme not in SCHEMES or SCHEMES[self.scheme].integer:
             rows.append(("float ops", ", ".join(self.float_islands) or "none"))
         if self.requants:
             rows.append(("requantized", ", ".join(self.requants)))

@@ -236,6 +236,7 @@ def write_artifact(
     plan_skipped: Sequence[Mapping[str, Any]] = (),
     fused_lstm: bool = False,
     time_limit: float = 600,
+    scheme_name: str | None = None,
 ) -> Artifact:
     """Convert, inspect and verify a model, and only then put the file and its sidecar in place.
 
@@ -252,6 +253,7 @@ def write_artifact(
         plan_skipped: JSON-able rows of what was left alone, with reasons.
         fused_lstm: Whether LSTM layers of a Keras model become one operator each.
         time_limit: Seconds after which the child process is killed.
+        scheme_name: What the artifact calls the scheme. Defaults to None: `scheme`.
 
     Returns:
         The `Artifact`.
@@ -304,8 +306,7 @@ def write_artifact(
         # Made from the file that is still aside, so that a fault in the facts replaces nothing.
         artifact = Artifact.describe(
             aside,
-            # The file is int8, however its ranges were found.
-            "int8" if scheme == "fake_quant" else scheme,
+            scheme,
             io,
             fidelity=fidelity,
             inspection=inspection,
@@ -314,7 +315,9 @@ def write_artifact(
             plan_skipped=plan_skipped,
         )
     notes = [*artifact.notes, *converted.notes]
-    artifact = replace(artifact, path=Path(path).expanduser(), notes=notes)
+    artifact = replace(
+        artifact, path=Path(path).expanduser(), scheme=scheme_name or scheme, notes=notes
+    )
     artifact.save()
     return artifact
 

@@ -26,7 +26,7 @@ from tfcompress.graph import flatten
 from tfcompress.graph.flat import require_keras_model
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.quantization.activation_quantizer import ActivationQuantizer
-from tfcompress.quantization.calibrate import quantizers_of
+from tfcompress.quantization.calibrate import quantizers_of, wrappers_of
 from tfcompress.quantization.fake_quant import SMALLEST_RANGE
 from tfcompress.quantization.plan import left_in_float
 from tfcompress.quantization.twin import quantized_form
@@ -111,7 +111,13 @@ def export(
         preprocessing=preprocessing,
         plan_skipped=left_in_float(flatten(model)),
         time_limit=time_limit,
+        scheme_name=_scheme_name(model),
     )
+
+
+def _scheme_name(model: keras.Model) -> str:
+    """The names of the schemes of a model's layers, each once."""
+    return "+".join(dict.fromkeys(w.scheme.name for w in wrappers_of(model))) or "int8"
 
 
 def _warn_of_vanishing_ranges(model: keras.Model) -> None:

@@ -210,28 +210,45 @@ def save_traced(legacy: Any, folder: Path) -> None:
     """
     import tensorflow as tf
 
-    if not legacy.inputs:
-        raise ValueError(
-            f"The model '{legacy.name}' was never built, so its inputs are not known: call it on "
-            "data first."
-        )
-    names = list(legacy.input_names)
+    structure, names = _call_structure(legacy)
     specs = [
         tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for tensor, name in zip(legacy.inputs, names, strict=True)
+        for tensor, name in zip(tf.nest.flatten(structure), names, strict=True)
     ]
 
     @tf.function(input_signature=specs)
     def serve(*tensors: Any) -> dict[str, Any]:
-        structure = getattr(legacy, "_nested_inputs", None)
-        if structure is None:
-            structure = legacy.inputs if len(tensors) > 1 else legacy.inputs[0]
         outputs = legacy(tf.nest.pack_sequence_as(structure, list(tensors)), training=False)
         return {f"output_{i}": value for i, value in enumerate(tf.nest.flatten(outputs))}
 
     module = tf.Module()
     module.model = legacy
     tf.saved_model.save(module, str(folder), signatures=serve)
+
+
+def _call_structure(legacy: Any) -> tuple[Any, list[str]]:
+    """What a Keras 2 model is called on, nested as it takes it, and the names of the inputs.
+
+    Raises:
+        ValueError: If the model was never built.
+    """
+    import tensorflow as tf
+
+    if legacy.inputs:
+        structure = getattr(legacy, "_nested_inputs", None)
+        if structure is None:
+            structure = legacy.inputs if len(legacy.inputs) > 1 else legacy.inputs[0]
+        return structure, list(legacy.input_names)
+    # A subclassed model knows what it was called on last.
+    called = legacy.save_spec(dynamic_batch=True)
+    if called is None:
+        raise ValueError(
+            f"The model '{legacy.name}' was never built, so its inputs are not known: call it on "
+            "data first."
+        )
+    structure = called[0][0]
+    count = len(tf.nest.flatten(structure))
+    return structure, [f"input_{number}" for number in range(1, count + 1)]
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ class Placement:
 
     def __init__(self, graph: Graph, excluded: Collection[Node] = ()) -> None:
         self.graph = graph
+        self._excluded = excluded
         self.rules: dict[Node, Rule] = {
             node: FloatRule(EXCLUDED) if node in excluded else rule_of(node.operation)
             for node in graph.nodes
@@ -144,7 +145,8 @@ class Placement:
     def _feeds_integers(self, tensor: Tensor) -> bool:
         """Whether an integer operation, or the model's caller, reads the tensor."""
         if tensor in self.graph.outputs:
-            return True
+            # A layer that the user left in float keeps its precision to the end.
+            return tensor.producer not in self._excluded
         for reader in self.graph.consumers(tensor):
             if self.roles[reader] is Role.PASS_THROUGH:
                 if any(self._feeds_integers(output) for output in reader.outputs):

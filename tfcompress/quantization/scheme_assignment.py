@@ -25,7 +25,7 @@ class SchemeAssignment:
         excluded: Nodes that stay in float because the schemes say so.
 
     Raises:
-        ValueError: If a pattern matches nothing.
+        ValueError: If a pattern matches nothing, or leaves just an input in float.
     """
 
     def __init__(self, graph: Graph, schemes: Scheme | SchemeMap) -> None:
@@ -41,7 +41,14 @@ class SchemeAssignment:
         for tensor in graph.inputs:
             found = self._find(tensor.name, None)
             if found is not None:
-                self._inputs[tensor] = found[1]
+                pattern, chosen = found
+                if chosen is None and pattern == tensor.name:
+                    raise ValueError(
+                        f"The input {tensor.name!r} of the model cannot be left in float by "
+                        "itself: an integer layer reads integers. Leave the layers that read it in "
+                        f"float. Received: {pattern!r}: None"
+                    )
+                self._inputs[tensor] = chosen
         for number, (pattern, _) in enumerate(self._map.entries):
             if number not in self._used:
                 names = [node.name for node in graph.nodes] + [t.name for t in graph.inputs]
