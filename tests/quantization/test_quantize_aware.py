@@ -255,3 +255,45 @@ def test_initial_zeros_are_no_masks_and_zeros_of_dense_models_train():
     assert masked(model) == {"identity": 0, "holes": 1}
     tfc.pruning.detach_state(model)
     assert masked(model) == {"identity": 0, "holes": 0}
+
+
+def test_outputs_keep_their_names_for_losses_and_targets():
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(2, 3, activation="relu", name="conv")(image)
+    heads = [layers.Dense(2, name="a")(layers.Flatten()(x)), layers.Conv2D(1, 1, name="b")(x)]
+    model = keras.Model(image, heads)
+    qat = tfc.quantize_aware(model, calibration=images(8), verbose=False)
+    assert qat.output_names == model.output_names == ["a", "b"]
+    qat.compile("sgd", loss={"a": "mse", "b": "mae"}, metrics={"b": ["mse"]})
+    targets = {"a": np.zeros((8, 2)), "b": np.zeros((8, 6, 6, 1))}
+    history = qat.fit(images(8), targets, verbose=0).history
+    assert set(history) == {"loss", "a_loss", "b_loss", "b_mse"}
+
+
+def test_freezing_a_wrapper_freezes_the_layer_in_it():
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(4, name="base"), layers.Dense(2, name="head")]
+    )
+    model.get_layer("base").trainable = False
+    qat = tfc.quantize_aware(model, verbose=False)
+    assert not qat.get_layer("base").trainable
+    assert len(qat.trainable_weights) == 2
+    for layer in qat.layers:
+        layer.trainable = True
+    assert qat.get_layer("base").layer.trainable
+    assert len(qat.trainable_weights) == 4
+    qat.trainable = False
+    assert qat.trainable_weights == []
+
+
+def test_a_batch_size_of_the_model_holds_for_calibration():
+    inputs = keras.Input(batch_shape=(4, 5, 3))
+    x = layers.LSTM(6, stateful=True, name="stateful")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    data = RNG.random((11, 5, 3)).astype("float32")
+    qat = tfc.quantize_aware(model, calibration=data, verbose=False)
+    assert all(quantizer.range is not None for quantizer in quantizers_of(qat))
+    with pytest.raises(ValueError, match=r"takes batches of 4 samples.*Received: 3 samples"):
+        tfc.quantize_aware(model, calibration=data[:3], verbose=False)
+    with pytest.raises(ValueError, match="uninitialised variables"):
+        tfc.convert(model, "unwritten.tflite", "float32")

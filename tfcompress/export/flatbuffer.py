@@ -259,7 +259,10 @@ class Flatbuffer:
                         continue
                     name = _text(tensor.name)
                     if _ANONYMOUS.match(name) or not name:
-                        name = f"{_text(graph.tensors[operator.outputs[0]].name)}/weights"
+                        made = _listed(operator.outputs)
+                        # What sets a variable makes nothing.
+                        owner = _text(graph.tensors[made[0]].name) if len(made) else "variable"
+                        name = f"{owner}/weights"
                     unique, count = name, 2
                     while unique in taken:
                         unique, count = f"{name} ({count})", count + 1

@@ -32,13 +32,23 @@ def calibrate(model: keras.Model, data: Any, batch_size: int = 32) -> None:
     Args:
         model: A model made by `quantize_aware`.
         data: Samples, in any form that `quantize_aware` takes as `calibration`.
-        batch_size: Samples in a batch. Defaults to 32.
+        batch_size: Samples in a batch, unless the model has a batch size of its own. Defaults to
+            32.
 
     Raises:
-        ValueError: If the data do not fit the model's inputs.
+        ValueError: If the data do not fit the model's inputs, or do not fill its batch.
     """
     samples = list(calibration_samples(data, sample_specs(model)).values())
     count = len(samples[0])
+    own = next((tensor.shape[0] for tensor in model.inputs if tensor.shape[0] is not None), None)
+    if own is not None:
+        # What is left over fills no batch.
+        batch_size, count = own, count - count % own
+        if not count:
+            raise ValueError(
+                f"The model '{model.name}' takes batches of {own} samples, so `calibration` needs "
+                f"as many. Received: {len(samples[0])} samples"
+            )
     with calibration_of(quantizers_of(model)), progress_bar(count) as advance:
         for start in range(0, count, batch_size):
             call_flat(model, [values[start : start + batch_size] for values in samples])

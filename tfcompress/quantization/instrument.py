@@ -184,6 +184,10 @@ class _Instrumenter:
                 fill(self.graph.output_structure, self._values),
                 name=self.graph.model.name,
             )
+        names = getattr(self.graph.model, "output_names", None)
+        if names and len(names) == len(model.outputs):
+            # Not those of the quantizers behind them: losses and targets go by these.
+            model.output_names = list(names)
         self.copies.copy_weights()
         self._set_masks()
         for wrapper in self._wrappers.values():

@@ -96,6 +96,18 @@ class QuantizedLayer(Maker, keras.layers.Wrapper):
         self.ranges_before = 0  # and the ranges exported before, in the whole model.
 
     @property
+    def trainable(self) -> bool:
+        """Whether the inner layer trains: to freeze one is to freeze the other."""
+        layer = getattr(self, "layer", None)
+        return self._trainable if layer is None else bool(layer.trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Wrapper.trainable.fset(self, value)
+        if getattr(self, "layer", None) is not None:
+            self.layer.trainable = value
+
+    @property
     def weight_bits(self) -> int:
         """Bits of a weight."""
         return self.scheme.weight_bits
