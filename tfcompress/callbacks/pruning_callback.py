@@ -17,9 +17,10 @@ from tfcompress.pruning.enforcement import Enforcement, enforcement_for
 from tfcompress.pruning.goals import Reached
 from tfcompress.pruning.gradients import Accumulate
 from tfcompress.pruning.resumption import find_position
-from tfcompress.pruning.state import Mask, PruningState, attach_state
+from tfcompress.pruning.state import PruningState, attach_state
 from tfcompress.pruning.targets import PruningTarget
 from tfcompress.pruning.timetable import PruningTimetable, make_timetable
+from tfcompress.pruning.weight_mask import Mask
 
 
 class Progress(Protocol):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tfcompress.export.microcontroller import check_tflm as check_tflm
     from tfcompress.export.strip import strip as strip
     from tfcompress.export.tensor_spec import TensorSpec as TensorSpec
+    from tfcompress.export.tolerance import Tolerance as Tolerance
     from tfcompress.export.verification import Fidelity as Fidelity
     from tfcompress.export.verification import FidelityError as FidelityError
-    from tfcompress.export.verification import Tolerance as Tolerance
     from tfcompress.export.verification import verify as verify
     from tfcompress.export.worker import ConversionError as ConversionError
     from tfcompress.export.worker import Worker as Worker
@@ -41,7 +41,7 @@ _MODULES = {
     "TensorSpec": "tensor_spec",
     "Fidelity": "verification",
     "FidelityError": "verification",
-    "Tolerance": "verification",
+    "Tolerance": "tolerance",
     "verify": "verification",
     "ConversionError": "worker",
     "Worker": "worker",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.export.verification import Tolerance
+from tfcompress.export.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from tfcompress.quantization.observers import Observer

@@ -20,10 +20,10 @@ from tfcompress.export.learned_form import learned_form
 from tfcompress.export.precision import in_float32
 from tfcompress.export.source_checks import refuse_own_source, refuse_signature
 from tfcompress.export.sources import LiveModel, SavedModel, open_source
+from tfcompress.export.tolerance import Tolerance
 from tfcompress.export.verification import (
     FidelityError,
     NonFiniteModelError,
-    Tolerance,
     random_samples,
     verify,
 )

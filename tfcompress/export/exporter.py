@@ -20,7 +20,8 @@ from tfcompress.export.deployment import (
     is_quantization_aware,
 )
 from tfcompress.export.strip import check_zeros, strip
-from tfcompress.export.verification import Tolerance, random_samples
+from tfcompress.export.tolerance import Tolerance
+from tfcompress.export.verification import random_samples
 from tfcompress.export.worker import default_worker
 from tfcompress.graph import flatten
 from tfcompress.graph.flat import require_keras_model

@@ -22,7 +22,6 @@ from tfcompress.pruning.schedules import ConstantSparsity as ConstantSparsity
 from tfcompress.pruning.schedules import CosineDecay as CosineDecay
 from tfcompress.pruning.schedules import PolynomialDecay as PolynomialDecay
 from tfcompress.pruning.schedules import PruningSchedule as PruningSchedule
-from tfcompress.pruning.state import Mask as Mask
 from tfcompress.pruning.state import PruningState as PruningState
 from tfcompress.pruning.state import apply_masks as apply_masks
 from tfcompress.pruning.state import attach_state as attach_state
@@ -31,3 +30,4 @@ from tfcompress.pruning.state import find_state as find_state
 from tfcompress.pruning.targets import PruningTarget as PruningTarget
 from tfcompress.pruning.targets import SkippedWeight as SkippedWeight
 from tfcompress.pruning.targets import prunable_weights as prunable_weights
+from tfcompress.pruning.weight_mask import Mask as Mask

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.pruning.state import Mask
+from tfcompress.pruning.weight_mask import Mask
 
 
 def mask_averages(optimizer: Any, masks: list[Mask]) -> None:

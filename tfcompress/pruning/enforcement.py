@@ -23,7 +23,7 @@ from tfcompress.pruning.gradients import (
     forget_gradients,
     record_gradients,
 )
-from tfcompress.pruning.state import Mask
+from tfcompress.pruning.weight_mask import Mask
 from tfcompress.training_step import (
     Wrapper,
     add_training_state,

@@ -12,7 +12,7 @@ import keras
 
 from tfcompress.graph import flatten
 from tfcompress.graph.macs import axis_size, products_of, rows_of
-from tfcompress.pruning.state import Mask
+from tfcompress.pruning.weight_mask import Mask
 
 # Goals that are measured count as met this near, relative to what was asked.
 TOLERANCE = 0.02

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.pruning.state import Mask
+from tfcompress.pruning.weight_mask import Mask
 
 # From evidence, weight and gradient, all float32, to the new evidence.
 Accumulate = Callable[[Any, Any, Any], Any]

@@ -16,7 +16,7 @@ from keras import ops
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.pruning.goals import MeasuredGoal, Outcome
 from tfcompress.pruning.layouts import StoredLayout, stored_layout
-from tfcompress.pruning.state import Mask
+from tfcompress.pruning.weight_mask import Mask
 
 # Of larger kernels, evenly spaced output channels of about this many weights in all are compressed.
 _SAMPLE = 1 << 20

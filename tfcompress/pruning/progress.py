@@ -21,7 +21,7 @@ from tfcompress.pruning.masks import (
 from tfcompress.pruning.patterns import Pattern, Unstructured
 from tfcompress.pruning.schedules import PruningSchedule
 from tfcompress.pruning.scopes import Room, Scope, UniformScope
-from tfcompress.pruning.state import Mask
+from tfcompress.pruning.weight_mask import Mask
 
 
 class MaskProgress:

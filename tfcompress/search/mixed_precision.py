@@ -16,7 +16,7 @@ from tfcompress.evaluation.trial_samples import TrialSamples, trial_samples
 from tfcompress.export.exporter import export
 from tfcompress.export.grid_restoration import packed_savings
 from tfcompress.export.sources import predict
-from tfcompress.export.verification import Tolerance
+from tfcompress.export.tolerance import Tolerance
 from tfcompress.graph.model_inputs import model_inputs
 from tfcompress.progress import progress_bar
 from tfcompress.quantization.calibrate import wrappers_of

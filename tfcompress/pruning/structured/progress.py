@@ -10,7 +10,6 @@ from keras import ops
 
 from tfcompress.pruning.goals import Reached
 from tfcompress.pruning.schedules import PruningSchedule
-from tfcompress.pruning.state import Mask
 from tfcompress.pruning.structured.cost import Cost
 from tfcompress.pruning.structured.coupling import Role
 from tfcompress.pruning.structured.criteria import ChannelCriterion
@@ -18,6 +17,7 @@ from tfcompress.pruning.structured.goal import ChannelGoal
 from tfcompress.pruning.structured.groups import DependencyGroups
 from tfcompress.pruning.structured.selection import ChannelSelection
 from tfcompress.pruning.structured.zeros import channel_masks, zero_units
+from tfcompress.pruning.weight_mask import Mask
 
 
 class ChannelProgress:
