@@ -119,6 +119,20 @@ def test_mirrored_strategy(run_python):
             first, second = strategy.experimental_local_results(variable.value)
             np.testing.assert_array_equal(first.numpy(), second.numpy())
         tfc.strip(qat)
+        # Ranges inside of a layer are refused, as layers of their own they train.
+        with strategy.scope():
+            one = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, "softmax")])
+            two = keras.Sequential(
+                [keras.Input((8,)), keras.layers.Dense(2), keras.layers.Softmax()])
+            try:
+                tfc.quantize_aware(one, calibration=x, verbose=False)
+            except ValueError as error:
+                assert "activation ranges inside: dense" in str(error), error
+            else:
+                raise SystemExit("not refused")
+            qat = tfc.quantize_aware(two, calibration=x, verbose=False)
+            qat.compile("adam", "mse")
+        qat.fit(x, x[:, :2], batch_size=16, verbose=0)
     """
     run_python(script)
 

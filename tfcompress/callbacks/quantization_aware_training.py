@@ -33,7 +33,8 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
     trains in float. From then on every call of the model runs through its quantized twin: the very
     same layers and variables with fake-quantized kernels and activations. Training step (also a
     custom one), optimizer, loss, metrics, gradient accumulation, averages, loss scaling,
-    `jit_compile`, `steps_per_execution` and distribution stay those of the model.
+    `jit_compile`, `steps_per_execution` and distribution stay those of the model. (Several replicas
+    cannot train layers with activation ranges inside, as a `Dense` with a softmax has one.)
 
     **Validation** in the `fit` computes as the training steps before it did: in float before
     `begin`, quantized after it. When `fit` returns, the model is an ordinary float model again,
@@ -56,7 +57,8 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
     **Resuming.** The ranges are saved with the weights by `BackupAndRestore`, `ModelCheckpoint` and
     `model.save`. A `fit` into which they are loaded, or with an `initial_epoch` above 0, goes on
     with the ranges of the model; any other starts with new ones. A model that `load_model` made
-    gets them by `tfcompress.quantization.restore_ranges`.
+    gets them by `tfcompress.quantization.restore_ranges`. After an interrupt (Ctrl-C) the model
+    goes on computing quantized, until a further `fit` with the callback has ended.
 
     A position in the training is a training step (int) or a share of all planned steps (float in
     [0, 1]). With `steps_per_execution`, a position within one execution counts from the next.

@@ -56,7 +56,8 @@ def quantize_aware(
         ValueError: If `model` is not built or cannot be traced, is already quantization-aware, or
             holds weights in half precision, the scheme is not known or names layers that are not
             there, pruned weights are not zero any more because the model was trained without its
-            masks, or the calibration data do not fit the inputs.
+            masks, several replicas would have to train layers with activation ranges inside, or the
+            calibration data do not fit the inputs.
 
     Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
@@ -192,7 +193,30 @@ class _Instrumenter:
         self._set_masks()
         for wrapper in self._wrappers.values():
             wrapper.start_scales()
+        self._refuse_replicas()
         return model
+
+    def _refuse_replicas(self) -> None:
+        """Refuse ranges inside of layers where several replicas would learn them together.
+
+        They synchronize in the middle of a call, while the layer that all replicas share computes
+        with the quantized kernels of one of them.
+        """
+        strategy = getattr(self.graph.model, "distribute_strategy", None)
+        if getattr(strategy, "num_replicas_in_sync", 1) < 2:
+            return
+        learning = [
+            wrapper.name
+            for wrapper in self._wrappers.values()
+            if any(quantizer.fixed_range is None for quantizer in wrapper.inner.values())
+        ]
+        if learning:
+            raise ValueError(
+                f"{type(strategy).__name__} with several replicas cannot train layers that have "
+                f"activation ranges inside: {', '.join(learning)}. Train them on one device, leave "
+                "them in float (a scheme of None), or make their activations layers of their own "
+                "(`layers.Softmax()` behind a `Dense` without activation)."
+            )
 
     def _run(self, node: Node) -> None:
         values = {
