@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tfcompress.recipe import architectures
+from tfcompress.recipe import Recipe, architectures
 from tfcompress.recipe.model_source import check_model, load_model, read_model
+from tfcompress.recipe.pipeline import check_names
 from tfcompress.recipe.schema import ModelSection
 
 
@@ -87,3 +88,18 @@ def test_files_that_are_no_models(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ValueError, match=r"Keras cannot read the model in .*broken\.keras"):
         read_model(tmp_path / "broken.keras")
+
+
+def test_criteria_that_measure_are_checked_before_there_are_data():
+    values = {
+        "version": 1,
+        "name": "channels",
+        "data": {"source": "digits"},
+        "model": {"architecture": "digits_cnn"},
+        "train": {"epochs": 1},
+        "shrink": {"macs": 0.5, "criterion": "taylor"},
+    }
+    check_names(Recipe.load(values))
+    values["shrink"]["criterion"] = "tailor"
+    with pytest.raises(ValueError, match="Did you mean 'taylor'"):
+        check_names(Recipe.load(values))

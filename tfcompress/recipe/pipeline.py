@@ -28,11 +28,7 @@ from tfcompress.recipe.stages import (
     compressed_label,
     compressed_name,
 )
-from tfcompress.recipe.techniques import (
-    quantization_callback,
-    structured_callback,
-    techniques,
-)
+from tfcompress.recipe.techniques import quantization_callback, techniques
 from tfcompress.recipe.training import check_fit
 
 
@@ -159,8 +155,6 @@ def check_names(recipe: Recipe) -> None:
         if section is not None:
             check_fit(section)
     techniques(recipe)
-    if recipe.shrink is not None:
-        structured_callback(recipe.shrink)
     if recipe.quantize is not None:
         quantization_callback(recipe.quantize)
 

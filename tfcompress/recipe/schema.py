@@ -176,7 +176,7 @@ class Recipe(Section):
         """Return what is done to the trained model, in order.
 
         Returns:
-            `("prune", MagnitudePruning)` and `("quantize", Scheme)`, where the recipe has them.
+            Pairs of a section's name and what it stands for; see `recipe.techniques.techniques`.
 
         Raises:
             ValueError: If a schedule or scheme is unknown.

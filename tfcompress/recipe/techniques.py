@@ -58,16 +58,15 @@ def techniques(recipe: Recipe) -> list[tuple[str, Technique]]:
         `("quantize", scheme)`, as far as the recipe has these sections.
 
     Raises:
-        ValueError: If a schedule or scheme is unknown.
+        ValueError: If a schedule, criterion or scheme is unknown.
     """
     found: list[tuple[str, Technique]] = []
     if (removal := recipe.remove_layers) is not None:
         where = {"units": removal.units, "exclude": removal.exclude}
         found.append(("remove_layers", {"target": removal.target, **where}))
     if recipe.shrink is not None:
-        # Which weights it is about does not depend on the data of a criterion.
-        section = recipe.shrink.model_copy(update={"criterion": "l1"})
-        found.append(("shrink", structured_callback(section)))
+        # What a criterion measures on is known once the recipe runs; here nothing is measured.
+        found.append(("shrink", structured_callback(recipe.shrink, data=())))
     if recipe.prune is not None:
         found.append(("prune", pruning_callback(recipe.prune)))
     if recipe.quantize is not None:
